@@ -1,0 +1,18 @@
+"""tacit learns from data nobody labelled: an encoder, a searchable map and an honest report."""
+
+import lazy_loader
+
+from tacit._version import __version__ as __version__
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submodules=["claims", "data", "errors", "evaluate", "losses", "nn", "pretrain", "views"],
+    submod_attrs={
+        "catalogue": ["system", "systems"],
+        "embedding": ["embed"],
+        "learner": ["Learner"],
+        "learning": ["learn"],
+        "runs": ["Run", "load"],
+        "training": ["Callback", "fit"],
+    },
+)

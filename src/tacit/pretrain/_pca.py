@@ -1,0 +1,106 @@
+"""Principal components, whitened (Hotelling, 1933): the encoder that asks for nothing but the covariance."""
+
+import torch
+from torch import Tensor, nn
+
+from tacit.catalogue import system
+from tacit.claims import checked
+from tacit.data import Dataset
+from tacit.errors import expect
+from tacit.learner import Learner
+
+
+class PCAEncoder(nn.Module):
+    """(x - mean) W, where the columns of W are the leading eigenvectors of the covariance over the root of their values.
+
+    Args:
+        dim: components kept.
+        image_size, in_channels: of the images that `prepare` takes, or None for rows of numbers.
+    """
+
+    def __init__(self, dim: int, *, image_size: int | None = None, in_channels: int | None = None) -> None:
+        super().__init__()
+        self.dim, self.image_size, self.in_channels = dim, image_size, in_channels
+        self.config = {"name": "pca", "dim": dim, "image_size": image_size, "in_channels": in_channels}
+        self.register_buffer("mean", torch.zeros(0))
+        self.register_buffer("directions", torch.zeros(0, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, ...) -> (n, dim)"""
+        return (x.flatten(1).to(self.mean.dtype) - self.mean) @ self.directions
+
+    def prepare(self, items: Tensor) -> Tensor:
+        """Bytes to [0, 1] at image_size; other rows as they are."""
+        if self.image_size is None:
+            return items.float() / 255 if items.dtype == torch.uint8 else items
+        from tacit.views import as_float
+
+        return as_float(items, self.image_size)
+
+
+@system("pca", paper="doi:10.1037/h0071325", modality=("image", "points"), level="baseline")
+class WhitenedPCA(Learner):
+    """Keeps the directions along which the data varies most, each scaled to variance one.
+
+    Solved in closed form in one pass over the data, from the covariance (d x d, so d up to about 10,000).
+
+    Args:
+        encoder: a `PCAEncoder`; made here if it is None.
+        n_components: components kept, at most the rank of the data.
+        eps: added to each variance before its root is divided by, as a share of the largest, so that directions of
+            rounding noise are not blown up.
+
+    >>> x = torch.randn(200, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([5.0, 3.0, 1.0, 1.0, 1.0])
+    >>> learner = WhitenedPCA(n_components=2)
+    >>> learner.before_fit(Dataset({"x": x}))
+    >>> learner.encoder(x).var(0).round(decimals=3).tolist()
+    [1.0, 1.0]
+    """
+
+    def __init__(
+        self, encoder: PCAEncoder | None = None, *, n_components: int = 128, eps: float = 1e-6, whiten: bool = True
+    ) -> None:
+        super().__init__()
+        expect("n_components", n_components, n_components >= 1, "at least 1")
+        self.encoder = PCAEncoder(n_components) if encoder is None else encoder
+        self.eps, self.whiten = eps, whiten
+        self.register_buffer("explained", torch.zeros(0))
+
+    def before_fit(self, data: Dataset) -> None:
+        mean, covariance = self._moments(data)
+        values, vectors = torch.linalg.eigh(covariance)
+        kept = self.encoder.dim
+        limit = min(len(data), len(values))
+        expect("n_components", kept, kept <= limit, f"at most {limit}, the smaller of items and columns")
+        values, vectors = values.flip(0)[:kept].clamp_min(0), vectors.flip(1)[:, :kept]
+        scale = (values + self.eps * values[0]).rsqrt() if self.whiten else torch.ones_like(values)
+        self.encoder.mean = mean.float()
+        self.encoder.directions = (vectors * scale).float()
+        self.explained = values.float()
+
+    def batches(self, data: Dataset, batch_size: int, generator: torch.Generator) -> tuple[()]:
+        return ()
+
+    def _moments(self, data: Dataset) -> tuple[Tensor, Tensor]:
+        """Mean and covariance in one pass; the first rows' mean is taken off first, against cancellation."""
+        shift = self.encoder.prepare(data["x"][slice(0, 256)]).flatten(1).double().mean(0)
+        total, square, n = torch.zeros_like(shift), torch.zeros(len(shift), len(shift), dtype=torch.double), len(data)
+        for chunk in data.chunks("x", 1024):
+            rows = self.encoder.prepare(chunk).flatten(1).double() - shift
+            total += rows.sum(0)
+            square += rows.T @ rows
+        mean = total / n
+        return shift + mean, (square - n * torch.outer(mean, mean)) / max(n - 1, 1)
+
+
+@checked("the mean squared error of reconstruction is the sum of the variances left out", tolerance=1e-4)
+def reconstruction_error() -> tuple[float, float]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
+    learner = WhitenedPCA(n_components=4, whiten=False)
+    learner.before_fit(Dataset({"x": x}))
+    directions = learner.encoder.directions
+    rebuilt = learner.encoder(x) @ directions.T + learner.encoder.mean
+    measured = (x - rebuilt).square().sum(1).sum() / (len(x) - 1)
+    left_out = torch.linalg.eigvalsh(torch.cov(x.T.double()))[:-4].sum()
+    return (measured / left_out).item(), 1.0
