@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 Update = Callable[..., None]
 """`update(loss, *modules)` moves the parameters of `modules` (of the whole learner if none is named) down `loss`."""
 
+PLAIN = (bool, int, float, str)
+
 
 class Learner(nn.Module):
     """A method: its networks, its loss, and the upkeep between steps.
@@ -26,6 +28,7 @@ class Learner(nn.Module):
 
     Attributes:
         progress: share of the training done, in [0, 1]; kept up by `fit` and readable inside `loss`.
+        arguments: the plain values (numbers, texts, truth values) that the constructor was given, by name.
         settings: recipes by name, such as `{"paper": {"lr": 0.2, ...}}`: optimizer, lr, batch_size, epochs or
             max_steps, weight_decay, warmup, and constructor arguments. Data beside the algorithm, which never reads it.
         loss_falls: False where the loss of one repeated batch need not fall (GANs), with the reason in a comment.
@@ -33,9 +36,18 @@ class Learner(nn.Module):
     """
 
     progress: float = 0.0
+    arguments: Mapping[str, bool | int | float | str]
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     loss_falls: ClassVar[bool] = True
     no_gradient: ClassVar[Mapping[str, str]] = {}
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Learner:
+        """Note the constructor's plain arguments, from which a saved run is built again."""
+        learner = super().__new__(cls)
+        given = inspect.signature(cls.__init__).bind_partial(learner, *args, **kwargs).arguments
+        plain = {name: value for name, value in given.items() if isinstance(value, PLAIN)}
+        learner.__dict__["arguments"] = plain
+        return learner
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from tacit import optim
 from tacit._version import __version__
+from tacit.building import describe_build, wanted_columns
 from tacit.checkpoints import Checkpoint, RunFolder, newest_checkpoint, read_model
 from tacit.data import Dataset, as_dataset
 from tacit.errors import ArgumentError, TrainingError, expect, unknown
 from tacit.health import CLOSED_FORM, LEARNING, Monitor
 from tacit.learner import Learner, load_state
+from tacit.progress import ProgressBar
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -179,12 +181,10 @@ def fit(
     interval = _Interval(checkpoint_every)
     items = _checked_data(learner, data, training)
     watchers = list(callbacks)
-    if verbose:
-        from tacit.progress import ProgressBar
-
-        watchers.append(ProgressBar())
     fabric = _fabric(accelerator, devices, strategy, num_nodes, precision)
     with _state_kept(), contextlib.ExitStack() as stack:
+        if verbose:
+            watchers.append(stack.enter_context(contextlib.closing(ProgressBar())))
         folder = None
         if out is not None and fabric.global_rank == 0:
             folder = stack.enter_context(
@@ -596,12 +596,22 @@ def _checked_data(learner: Learner, data: Any, training: Training) -> Dataset:
     return items if own_order else items.only(learner.columns)
 
 
+def held_out_count(kind: type[Learner], n: int, batch_size: int) -> int:
+    """Items kept from training for the held-out loss: 5 %, at most 1,000, where the loss can be had for unseen ones.
+
+    >>> from tacit.pretrain import SimCLR
+    >>> held_out_count(SimCLR, 10_000, 256), held_out_count(SimCLR, 500, 256)
+    (500, 0)
+    """
+    known = {"index", "y"} & set(wanted_columns(kind))
+    plain = kind.step is Learner.step and kind.batches is Learner.batches
+    count = min(1000, n // 20)
+    return 0 if known or not plain or n < 1000 or n - count < batch_size else count
+
+
 def _hold_out(learner: Learner, data: Dataset, training: Training) -> tuple[Dataset, Dataset | None]:
-    """5 % of the items (at most 1,000) kept from training, where the loss can be had for unseen ones."""
-    known = {"index", "y"} & set(learner.columns)
-    plain = type(learner).step is Learner.step and type(learner).batches is Learner.batches
-    count = min(1000, len(data) // 20)
-    if known or not plain or len(data) < 1000 or len(data) - count < training.batch_size:
+    count = held_out_count(type(learner), len(data), training.batch_size)
+    if count == 0:
         return data, None
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(mix(training.seed, "held out", 0)))
     return data.select(order[count:].sort().values), data.select(order[:count].sort().values)
@@ -611,8 +621,8 @@ def _config(learner: Learner, data: Dataset, training: Training, more: Mapping[s
     kind = type(learner)
     return {
         "tacit": __version__,
-        "system": getattr(kind, "system_id", None),
         "class": f"{kind.__module__}.{kind.__qualname__}",
+        "build": describe_build(learner),
         "data": {"fingerprint": data.fingerprint, "n": len(data), "columns": list(data.names)},
         "training": asdict(training),
         "threads": torch.get_num_threads(),
@@ -632,8 +642,11 @@ def _unit(data: Dataset) -> str:
 
 
 def _fabric(accelerator: str, devices: int | str, strategy: str, num_nodes: int, precision: str) -> Fabric:
+    import logging
+
     from lightning_fabric import Fabric
 
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it announces each precision
     count = 1 if devices == "auto" else devices
     whole = isinstance(count, int) and count >= 1
     expect("devices", devices, whole, "how many devices, or 'auto' for one")

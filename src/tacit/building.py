@@ -1,0 +1,137 @@
+"""build: a learner from its id and a description of the data; and again from a run's config.json."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from tacit import catalogue
+from tacit.errors import ArgumentError, RunError, expect
+from tacit.learner import Learner
+
+ENCODERS = {
+    "tiny": {"name": "resnet8", "width": 8},
+    "small": {"name": "resnet8", "width": 16},
+    "auto": {"name": "resnet8", "width": 48},
+}
+"""The encoder of each size, where the learner does not call for another."""
+
+
+def build(
+    id: str,
+    description: Mapping[str, Any],
+    size: str = "auto",
+    *,
+    encoder: nn.Module | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    seed: int = 0,
+) -> Learner:
+    """A registered learner with every part that its paper takes as given.
+
+    Constructor arguments are filled by their agreed names: `encoder`, `image_size`, `in_channels`; the others from
+    the learner's own `settings["small"]` and from `arguments`, which go first.
+
+    Args:
+        id: of a learner in the catalogue.
+        description: of the data: `image_size`, `channels`.
+        size: `tiny` for the battery of tests, `small` for claims on a CPU, `auto` for users.
+        encoder: in place of the one that the size calls for.
+        arguments: of the constructor.
+        seed: of the initial weights; the caller's random state is kept.
+
+    Raises:
+        ArgumentError: unknown id or size, an id that is no learner, or an argument it does not take.
+
+    >>> build("byol", {"image_size": 16, "channels": 3}, "tiny").encoder.dim
+    32
+    """
+    expect("size", size, size in ENCODERS, f"one of {', '.join(ENCODERS)}")
+    kind = learner_class(id)
+    taken = constructor_arguments(kind)
+    wrong = sorted(set(arguments or {}) - set(taken))
+    expect("arguments", wrong, not wrong, f"arguments of {id}: {', '.join(taken)}")
+    preset = kind.settings.get("small", {})
+    chosen = {name: value for name, value in preset.items() if name in taken} | dict(arguments or {})
+    shape = {"image_size": description["image_size"], "in_channels": description["channels"]}
+    chosen = {name: value for name, value in shape.items() if name in taken} | chosen
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if "encoder" in taken:
+            chosen["encoder"] = encoder if encoder is not None else _encoder(encoder_config(kind, size) | shape)
+        return kind(**chosen)
+
+
+def learner_class(id: str) -> type[Learner]:
+    """The class with this id.
+
+    Raises:
+        ArgumentError: there is none, or it is no learner; what to do instead is said.
+    """
+    entry = catalogue.find(id)
+    loaded = entry.load()
+    if not (isinstance(loaded, type) and issubclass(loaded, Learner)):
+        here = f"{entry.module.rpartition('.')[0]}.{entry.name}"
+        raise ArgumentError(f"method={id!r}: expected a learner; it is a {entry.kind}: use {here}")
+    return loaded
+
+
+def encoder_config(kind: type[Learner], size: str) -> dict[str, Any]:
+    """The encoder for a learner: the `model` its preset calls for (patches for MAE), or the size's."""
+    model = kind.settings.get("small", {}).get("model")
+    if model is None:
+        return dict(ENCODERS[size])
+    small = {"embed_dim": 32, "num_layers": 2, "num_heads": 2} if size == "tiny" else {}
+    return {"name": model, **small}
+
+
+def constructor_arguments(kind: type[Learner]) -> list[str]:
+    return [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+
+
+def describe_build(learner: Learner) -> dict[str, Any]:
+    """What `rebuild` makes the learner from again, as plain JSON; its weights are kept elsewhere."""
+    encoder = getattr(learner, "encoder", None)
+    return {
+        "system": getattr(type(learner), "system_id", None),
+        "encoder": getattr(encoder, "config", None),
+        "arguments": dict(learner.arguments),
+    }
+
+
+def rebuild(described: Mapping[str, Any], encoder: nn.Module | None = None) -> Learner:
+    """The learner that `describe_build` described, with fresh weights. Only ids of installed packages are built.
+
+    Raises:
+        RunError: the run's learner or encoder is a user's own module, which has to be given.
+    """
+    id = described.get("system")
+    if id is None:
+        raise RunError("the run's learner is none of the catalogue's: build it yourself and load its model.safetensors")
+    kind = learner_class(id)
+    arguments = dict(described["arguments"])
+    if "encoder" in constructor_arguments(kind):
+        if encoder is None and described.get("encoder") is None:
+            raise RunError("the run's encoder is a module of your own: tacit.load(path, encoder=...) with one like it")
+        arguments["encoder"] = encoder if encoder is not None else _encoder(described["encoder"])
+    return kind(**arguments)
+
+
+def _encoder(config: Mapping[str, Any]) -> nn.Module:
+    from tacit.nn import encoder
+
+    return encoder(**config)
+
+
+def closed_form(kind: type[Learner]) -> bool:
+    """Whether a method has no loss to step down: all its work is in `before_fit`."""
+    return kind.loss is Learner.loss and kind.step is Learner.step
+
+
+def wanted_columns(kind: type[Learner]) -> tuple[str, ...]:
+    """The columns that a learner's step, or else its loss, names."""
+    named = kind.loss if kind.step is Learner.step else kind.step
+    return tuple(name for name in inspect.signature(named).parameters if name not in ("self", "update"))

@@ -1,0 +1,300 @@
+"""The commands: each reads its settings, asks the library, and shows the answer."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+import yaml
+
+from tacit import catalogue
+from tacit._version import __version__
+from tacit.cli import _show as show
+from tacit.cli._machine import get_ready
+from tacit.cli._options import scalar, settings_given, takes_settings
+from tacit.errors import ArgumentError, expect, unknown
+from tacit.settings import GROUPS, LearnSettings, extra_of
+
+EXPORTS = ("safetensors", "onnx")
+FIELDS = LearnSettings.model_fields
+LEARN = [name for group in GROUPS for name in FIELDS if extra_of(FIELDS[name])["group"] == group and name != "data"]
+RESOLVED = ("batch_size", "lr", "optimizer", "weight_decay", "precision")
+EMBED = ("labels", "image_size", "on_error", "out", "overwrite", "verbose", "threads")
+
+app = typer.Typer(
+    name="tacit",
+    help="Learn from data nobody labelled: an encoder, a searchable map and an honest report, from one command.",
+    epilog="Start with: [bold]tacit learn demo --minutes 2[/]",
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _switch(flags: str, says: str) -> Any:
+    """An option without a value; the empty metavar keeps `<bool>` out of the help."""
+    return typer.Option(flags, metavar="", help=says)
+
+
+Json = Annotated[bool, _switch("--json", "Print one JSON object on standard output.")]
+Threads = Annotated[Optional[str], typer.Option(metavar="N", help="Threads of the CPU; as many as cores if left out.")]  # noqa: UP045
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+
+
+def _examples(*commands: str) -> str:
+    """An epilog, which typer sets as one line a paragraph."""
+    return "\n\n".join(["[dim]Examples[/]" if len(commands) > 1 else "[dim]Example[/]", *commands])
+
+
+@app.callback(invoke_without_command=True)
+def tacit(
+    context: typer.Context,
+    version: Annotated[bool, _switch("--version", "Print the version.")] = False,
+    as_json: Json = False,
+) -> None:
+    if version:
+        _print_version(as_json)
+    elif context.invoked_subcommand is None:
+        print(context.get_help())
+    elif as_json:
+        raise ArgumentError(f"--json: expected after the command; try: tacit {context.invoked_subcommand} ... --json")
+
+
+@app.command(
+    epilog=_examples(
+        "tacit learn photos/ --minutes 10",
+        "tacit learn demo --method simclr --method.temperature 0.2 --epochs 20 --out demo-run",
+        "tacit learn photos/ -c config.yaml --dry-run",
+    )
+)
+@takes_settings(*LEARN)
+def learn(
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="DATA", help=FIELDS["data"].description, show_default=False),
+    ] = None,
+    config: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--config", "-c", metavar="FILE", help="Settings from a yaml or json file; a flag wins over it."),
+    ] = None,
+    dry_run: Annotated[
+        bool, _switch("--dry-run", "Print what would be done, as a config file, and write nothing.")
+    ] = False,
+    as_json: Json = False,
+    **given: Any,
+) -> None:
+    """Learn an encoder from unlabelled data, and write a run: its map, its report, all that other commands need."""
+    said = settings_given({"data": data, **given})
+    settings = LearnSettings.from_file(config, **said) if config else LearnSettings(**said)
+    with show.aside(as_json):
+        answer = _dry_run(settings, as_json) if dry_run else _learn(settings, as_json)
+    if as_json:
+        show.as_json(answer)
+
+
+def _dry_run(settings: LearnSettings, as_json: bool) -> dict[str, Any]:
+    get_ready(settings.threads)
+    from tacit.learning import plan
+
+    planned = plan(settings)
+    resolved = _resolved(settings, planned.as_dict())
+    if not as_json:
+        show.lines([f"# {line}" for line in planned.lines()], wrap=False)
+        said = {name: value for name, value in resolved.items() if value is not None and value != {}}
+        print(yaml.safe_dump(said, sort_keys=False, allow_unicode=True), end="")
+    return {"state": planned.state, "settings": resolved, "plan": planned.as_dict()}
+
+
+def _resolved(settings: LearnSettings, planned: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings with what the plan chose for `auto` and for what was left out, so that they repeat the run."""
+    if "training" not in planned:
+        return settings.as_dict()
+    chosen = {name: value for name, value in planned["training"].items() if name in RESOLVED}
+    length = {"epochs": None, "minutes": None, "max_steps": planned["steps"]} if planned["steps"] else {}
+    model = (planned["encoder"] or {}).get("name", settings.model)
+    named = {"method": planned["method"], "arguments": planned["arguments"], "model": model}
+    return {**settings.as_dict(), **named, **chosen, **length}
+
+
+def _learn(settings: LearnSettings, as_json: bool) -> dict[str, Any]:
+    get_ready(settings.threads)
+    from tacit.learning import carry_out, plan
+    from tacit.runs import load
+
+    planned = plan(settings)
+    if settings.verbose:
+        show.lines(planned.lines())
+    done = planned.state == "finished"
+    run = load(settings.out) if done else carry_out(planned, progress=settings.verbose)
+    if not as_json:
+        show.finished(run)
+    return {"state": planned.state, **show.run_as_dict(run)}
+
+
+@app.command(
+    epilog=_examples(
+        "tacit embed run/ more-photos/", "tacit embed timm:vit_small_patch14_dinov2.lvd142m photos/ --out dino"
+    )
+)
+@takes_settings(*EMBED, out="embedded")
+def embed(
+    source: Annotated[
+        str,
+        typer.Argument(metavar="ENCODER", help="A run, hf:NAME or timm:NAME.", show_default=False),
+    ],
+    data: Annotated[
+        str, typer.Argument(metavar="DATA", help="What to embed: all that learn takes.", show_default=False)
+    ],
+    as_json: Json = False,
+    **given: Any,
+) -> None:
+    """Embed data with an encoder that is there, without training; the run it writes is for all other commands."""
+    settings = LearnSettings(data=data, **{"out": "embedded", **settings_given(given)})
+    with show.aside(as_json):
+        get_ready(settings.threads)
+        from tacit.learning import embed_run
+
+        passed = {name: getattr(settings, name) for name in EMBED if name not in ("threads", "verbose")}
+        run = embed_run(source, data, **passed, progress=settings.verbose)
+        if not as_json:
+            show.finished(run)
+    if as_json:
+        show.as_json(show.run_as_dict(run))
+
+
+@app.command(epilog=_examples("tacit search run/ photo.jpg -k 5", "tacit search run/ --duplicates"))
+def search(
+    run: RunFolder,
+    query: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="QUERY", help="A picture, or a text where the encoder reads texts.", show_default=False),
+    ] = None,
+    k: Annotated[str, typer.Option("-k", metavar="N", help="How many items.")] = "10",
+    duplicates: Annotated[bool, _switch("--duplicates", "List the near-duplicates instead.")] = False,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Find the items of a run that are most like a picture, or its near-duplicates."""
+    if duplicates == (query is not None):
+        raise ArgumentError(
+            f"query={query!r}: expected either a picture or --duplicates; try: tacit search {run} photo.jpg"
+        )
+    count = scalar(k)
+    expect("k", count, type(count) is int and count >= 1, "a whole number, at least 1")
+    answer: dict[str, Any] = {"run": run}
+    with show.aside(as_json):
+        loaded = _load(run, threads)
+        if duplicates:
+            groups = loaded.duplicates()
+            answer["groups"] = [_fields(group, "items uris similarity exact") for group in groups]
+        else:
+            hits = loaded.search(query, count)
+            answer |= {"query": query, "hits": [_fields(hit, "item uri score") for hit in hits]}
+    if as_json:
+        show.as_json(answer)
+    elif duplicates:
+        show.duplicates(groups)
+    else:
+        show.hits(hits)
+
+
+@app.command(epilog=_examples("tacit report run/ --no-thumbnails"))
+def report(
+    run: RunFolder,
+    thumbnails: Annotated[
+        bool, _switch("--thumbnails/--no-thumbnails", "With small pictures of the items, or without.")
+    ] = True,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Write the report of a run anew: one self-contained HTML file."""
+    with show.aside(as_json):
+        path = _load(run, threads).report(thumbnails=thumbnails)
+    _answer_with_path("report", path, as_json)
+
+
+@app.command(epilog=_examples("tacit export run/ --to onnx", "tacit export run/ --out encoder.safetensors"))
+def export(
+    run: RunFolder,
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="safetensors or onnx.")] = "safetensors",
+    out: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("--out", "-o", metavar="FILE", help="File to write; in the run's folder if left out."),
+    ] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Write the encoder of a run as a file for other programs."""
+    if to not in EXPORTS:
+        raise unknown("to", to, EXPORTS)
+    with show.aside(as_json):
+        path = _load(run, threads).export(to=to, path=out)
+    _answer_with_path("path", path, as_json)
+
+
+@app.command(epilog=_examples("tacit systems --area pretrain", "tacit systems --modality image --json"))
+def systems(
+    area: Annotated[Optional[str], typer.Option(metavar="NAME", help="Only this area, such as pretrain.")] = None,  # noqa: UP045
+    modality: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME", help="Only what works on this, such as image."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods, losses, measures and baselines that tacit has, each with its paper."""
+    entries = catalogue.systems()
+    areas = list(dict.fromkeys(entry.area for entry in entries))
+    modalities = sorted({kind for entry in entries for kind in entry.modality})
+    if area is not None and area not in areas:
+        raise unknown("area", area, areas)
+    if modality is not None and modality not in modalities:
+        raise unknown("modality", modality, modalities)
+    kept = [
+        entry
+        for entry in entries
+        if area in (None, entry.area) and (modality is None or {modality, "any"} & set(entry.modality))
+    ]
+    if as_json:
+        names = "id name area kind level modality paper summary module"
+        show.as_json({"systems": [_fields(entry, names) for entry in kept]})
+    else:
+        show.systems(kept)
+
+
+def _load(run: str, threads: str | None) -> Any:
+    """The run, with memory and threads set before torch is imported."""
+    given = LearnSettings(data=run, threads=None if threads is None else scalar(threads))
+    get_ready(given.threads)
+    from tacit.runs import load
+
+    return load(run)
+
+
+def _answer_with_path(name: str, path: Path, as_json: bool) -> None:
+    if as_json:
+        show.as_json({name: path})
+    else:
+        print(path)
+
+
+def _fields(thing: object, names: str) -> dict[str, Any]:
+    return {name: getattr(thing, name) for name in names.split()}
+
+
+def _print_version(as_json: bool) -> None:
+    if as_json:
+        show.as_json({"tacit": __version__, "python": platform.python_version(), "torch": _installed("torch")})
+    else:
+        print(f"tacit {__version__}")
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

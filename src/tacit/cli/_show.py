@@ -1,0 +1,132 @@
+"""What the commands print: text for people on a terminal, plain lines for pipes, one JSON object for programs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from tacit.catalogue import Entry
+    from tacit.runs import Group, Hit, Run
+
+ROOMY = 110
+"""Columns from which a table has room for everything."""
+
+
+def note(line: str) -> None:
+    """A line beside the answer, on standard error."""
+    print(f"tacit: {line}", file=sys.stderr)
+
+
+def lines(text: Iterable[str], *, style: str = "", wrap: bool = True) -> None:
+    """Lines, folded between words on a terminal and with the rest set in; as they are in a pipe or for `wrap=False`."""
+    console = Console()
+    for line in text:
+        shown = _folded(line, console.width) if wrap and console.is_terminal else line
+        console.print(Text(shown, style=style), soft_wrap=True)
+
+
+def _folded(line: str, width: int) -> str:
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+@contextlib.contextmanager
+def aside(yes: bool) -> Iterator[None]:
+    """Send what is printed meanwhile to standard error, so that standard output holds the JSON object alone."""
+    with contextlib.redirect_stdout(sys.stderr) if yes else contextlib.nullcontext():
+        yield
+
+
+def as_json(answer: Mapping[str, Any]) -> None:
+    """One JSON object on one line; a number that is not finite is null, since JSON has none."""
+    print(json.dumps(_plain(answer)))
+
+
+def run_as_dict(run: Run) -> dict[str, Any]:
+    """What a run has to say, for programs."""
+    said = {"folder": run.folder, "report": report_of(run), "numbers": run.numbers()}
+    return {**said, "next": run.next_commands(), "summary": run.summary}
+
+
+def report_of(run: Run) -> Path | None:
+    path = Path(run.folder) / "report.html"
+    return path if path.exists() else None
+
+
+def finished(run: Run) -> None:
+    """The three numbers, where the report is, and what to type next."""
+    lines(["", *(f"  {number}" for number in run.numbers())], style="bold")
+    report = report_of(run)
+    lines(["", f"Report: {report}" if report else f"Run: {run.folder}", "Next:"], wrap=False)
+    lines([f"  {command}" for command in run.next_commands()], style="cyan", wrap=False)
+
+
+def hits(found: Sequence[Hit]) -> None:
+    """Nearest items, best first: score and path."""
+    rows([(f"{hit.score:.3f}", hit.uri) for hit in found], ["score", "item"], right=1)
+
+
+def duplicates(groups: Sequence[Group]) -> None:
+    """Groups of near-duplicates, the most alike first."""
+    if not groups:
+        lines(["no near-duplicates"])
+        return
+    for number, group in enumerate(groups, start=1):
+        alike = "identical" if group.exact else f"similarity {group.similarity:.3f}"
+        lines([f"group {number}: {len(group.uris)} items, {alike}"], style="bold")
+        lines([f"  {uri}" for uri in group.uris], wrap=False)
+
+
+def systems(entries: Sequence[Entry]) -> None:
+    """The catalogue, area by area; on a narrow terminal without name and level."""
+    console = Console()
+    roomy = not console.is_terminal or console.width >= ROOMY
+    titles = ["id", "name", "kind", "level", "paper", "summary"] if roomy else ["id", "kind", "paper", "summary"]
+    if not console.is_terminal:
+        rows([(entry.area, *(getattr(entry, title) for title in titles)) for entry in entries], ["area", *titles])
+        return
+    for area, members in groupby(entries, key=lambda entry: entry.area):
+        lines(["", area], style="bold")
+        rows([tuple(getattr(entry, title) for title in titles) for entry in members], titles)
+    lines(["", f"{len(entries)} entries; try: tacit learn demo --method ID for those that are learners"])
+
+
+def rows(cells: Sequence[Sequence[str]], titles: Sequence[str], *, right: int = 0) -> None:
+    """A table on a terminal; tab-separated lines, never cut, in a pipe. The first `right` columns are set right."""
+    console = Console()
+    if not console.is_terminal:
+        for row in cells:
+            print("\t".join(row))
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for position, title in enumerate(titles):
+        last = position == len(titles) - 1
+        table.add_column(title, justify="right" if position < right else "left", overflow="fold", no_wrap=not last)
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool | int | str | None):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return _plain(value.tolist()) if hasattr(value, "tolist") else str(value)
