@@ -1,0 +1,15 @@
+"""What a person reads of a run: the page, the card, and the map, clusters, duplicates and outliers that they show."""
+
+import lazy_loader as _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(
+    __name__,
+    submod_attrs={
+        "_card": ["write_card"],
+        "_clusters": ["find_clusters"],
+        "_duplicates": ["near_duplicates"],
+        "_map": ["neighbour_map"],
+        "_page": ["write_report"],
+        "_typical": ["typicality"],
+    },
+)

@@ -1,0 +1,445 @@
+"""Items: one row per item of a run, in a LanceDB table `items.lance` inside the run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tacit.errors import ArgumentError, DataError, RunError, expect, unknown
+
+Rows = Mapping[str, Any]
+"""Columns of equal length: name -> array or sequence."""
+
+FORMAT = 1
+TABLE = "items"
+METRICS = {"cosine": "cosine", "euclidean": "l2", "dot": "dot"}
+
+COLUMNS: dict[str, pa.DataType] = {
+    "item": pa.int64(),
+    "hash": pa.string(),
+    "uri": pa.string(),
+    "source": pa.string(),
+    "thumbnail": pa.binary(),
+    "x2d": pa.float32(),
+    "y2d": pa.float32(),
+    "cluster": pa.int32(),
+    "confidence": pa.float32(),
+    "outlier": pa.float32(),
+    "meta": pa.string(),
+}
+MISSING = {pa.string(): "", pa.binary(): b"", pa.float32(): np.nan, pa.int32(): -1}
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer of a search: the item, how near it is (greater is nearer), and where it came from."""
+
+    item: int
+    score: float
+    uri: str
+
+
+class Items:
+    """The items of a run; made by `Items.create`, opened by `Items.open`.
+
+    Columns, one row per item in rising order of `item`:
+
+    | name | type | meaning | if not given |
+    |---|---|---|---|
+    | item | int64 | number of the item; stable, never used again | 0, 1, 2... |
+    | hash | str | hash of the content | "" |
+    | uri | str | path or address it was read from | required |
+    | source | str | the root that was given, under which it was found | "" |
+    | thumbnail | bytes | JPEG of at most 64 pixels, or a snippet of text | b"" |
+    | vector | (d,) float32 | embedding; absent where the run has none | absent |
+    | x2d, y2d | float32 | place on the map | NaN |
+    | cluster | int32 | cluster number, -1 for none | -1 |
+    | confidence | float32 | of the cluster, in [0, 1] | NaN |
+    | outlier | float32 | higher is less typical | NaN |
+    | meta | str | JSON object; `labels` in it maps label name -> value | "{}" |
+
+    Each write is one commit of the database: a kill leaves the table as it was before or as it is after. Reads see the
+    newest commit. Characters that are not Unicode (undecodable file names) are kept as backslash escapes.
+
+    LanceDB runs threads and is not fork-safe: worker processes start by `spawn` (an `Items` may be pickled to them) or
+    open the run themselves; never use one across a `fork`.
+
+    Source:
+        LanceDB, https://lancedb.github.io/lancedb; the file format is Lance (Pace et al., 2025, arXiv:2504.15247).
+
+    >>> import numpy as np, tempfile
+    >>> folder = tempfile.mkdtemp()
+    >>> items = Items.create(folder, [{"uri": ["a.png", "b.png"], "vector": np.eye(2)}])
+    >>> len(items), items.search([1.0, 0.1], k=1)[0].uri
+    (2, 'a.png')
+    >>> items.update({"cluster": [0, 1]})
+    >>> items.rows([1], ["uri", "cluster"])
+    [{'uri': 'b.png', 'cluster': 1}]
+    """
+
+    def __init__(self, folder: Path, table: Any) -> None:
+        self.folder = folder
+        self._table = table  # a lancedb.table.Table
+
+    @classmethod
+    def create(cls, folder: str | os.PathLike[str], rows: Iterable[Rows]) -> Items:
+        """Write the items of a run, in the place of those it has, if any.
+
+        Args:
+            folder: the run folder; it is made if it does not exist.
+            rows: batches of columns, taken one at a time, so that all together need not fit in memory. Item numbers
+                rise over all of them; `vector` is (b, d), in every batch or in none.
+
+        Raises:
+            ArgumentError: unknown or unequal columns, falling item numbers, vectors of different length.
+            DataError: no items at all, or a vector that is not finite.
+            RunError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        batches = _batches(rows)
+        first = next(batches, None)
+        if first is None:
+            raise DataError(f"{folder}: no items to store; expected at least one")
+        _write(folder, first.schema, chain([first], batches))
+        return cls.open(folder)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Items:
+        """Open the items of a run, without reading them.
+
+        Raises:
+            RunError: there are none, or a newer tacit wrote them.
+        """
+        folder = Path(folder)
+        missing = RunError(
+            f"{folder}: holds no {TABLE}.lance; expected a run folder that `tacit learn` or `tacit embed` finished"
+        )
+        if not (folder / f"{TABLE}.lance").is_dir():
+            raise missing
+        try:
+            table = _connect(folder).open_table(TABLE)
+        except ValueError as error:
+            raise missing from error
+        written = int((table.schema.metadata or {}).get(b"tacit.format", b"1"))
+        if written > FORMAT:
+            raise RunError(
+                f"{folder}: {TABLE}.lance has format {written}, this tacit reads up to {FORMAT}; "
+                "pip install --upgrade tacit"
+            )
+        return cls(folder, table)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Items.open, (self.folder,)
+
+    def __repr__(self) -> str:
+        return f"Items({str(self.folder)!r}, n={len(self)}, dim={self.dim})"
+
+    def __len__(self) -> int:
+        return self._table.count_rows()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(self._table.schema.names)
+
+    @property
+    def dim(self) -> int | None:
+        """Length of a vector, None where the run has no vectors."""
+        return self._table.schema.field("vector").type.list_size if "vector" in self.names else None
+
+    def vectors(self) -> np.ndarray:
+        """All vectors: (n, d) float32, read batch by batch into one array.
+
+        Raises:
+            RunError: the run has no vectors.
+        """
+        self._expect_vectors()
+        found = np.empty((len(self), self.dim or 0), np.float32)
+        start = 0
+        for batch in self._scan(["vector"]):
+            found[start : start + len(batch)] = _matrix(batch.column(0))
+            start += len(batch)
+        return found
+
+    def column(self, name: str) -> np.ndarray | list[Any]:
+        """One column of all items: a numpy array (n,) of numbers, (n, d) for `vector`, or a list of str or bytes.
+
+        Raises:
+            ArgumentError: there is no such column.
+        """
+        if name == "vector":
+            return self.vectors()
+        parts = [_values(batch.column(0)) for batch in self._scan(self._known([name]))]
+        if isinstance(parts[0], list):
+            return [value for part in parts for value in part]
+        return np.concatenate(parts)
+
+    def chunks(self, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+        """The columns named (all, if None) in order, some thousand rows at a time; what `create` takes."""
+        names = list(self.names if names is None else self._known(names))
+        for batch in self._scan(names):
+            yield {name: _values(batch.column(name)) for name in names}
+
+    def rows(self, items: Sequence[int] | np.ndarray, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """Those items, one dict each, in the order asked for; the columns named, or all.
+
+        Raises:
+            ArgumentError: an unknown item or column.
+        """
+        names = list(self.names if names is None else self._known(names))
+        wanted = np.asarray(items, np.int64).reshape(-1)
+        if not len(wanted):
+            return []
+        unique, back = np.unique(wanted, return_inverse=True)
+        stored = np.asarray(self.column("item"))
+        place = np.searchsorted(stored, unique)
+        absent = unique[(place == len(stored)) | (stored[np.minimum(place, len(stored) - 1)] != unique)]
+        if len(absent):
+            raise ArgumentError(f"item={absent[0]}: expected one of the {len(stored)} items of {self.folder}")
+        table = self._table.take_offsets(place.tolist()).select(list({"item", *names})).to_arrow()
+        table = table.take(np.argsort(table["item"].to_numpy()))  # the database gives no order for taken rows
+        columns = {name: _values(table[name].combine_chunks()) for name in names}
+        return [{name: _scalar(columns[name][row]) for name in names} for row in back]
+
+    def update(self, columns: Rows) -> None:
+        """Replace whole columns, all in one commit, and free the space of the old ones.
+
+        Args:
+            columns: name -> n values in the order of the store; any column but `item`; `vector` may change its length
+                or be new.
+
+        Raises:
+            ArgumentError: an unknown column, or another number of values than items.
+            DataError: a vector that is not finite.
+            RunError: the folder cannot be written.
+        """
+        expect("columns", sorted(columns), "item" not in columns, "columns other than item, whose numbers are stable")
+        n = len(self)
+        new = {name: _array(name, values) for name, values in columns.items()}
+        for name, values in new.items():
+            expect(name, f"{len(values)} values", len(values) == n, f"one for each of the {n} items")
+        schema = _schema(new["vector"].type.list_size if "vector" in new else self.dim)
+
+        def replaced() -> Iterator[pa.RecordBatch]:
+            start = 0
+            for batch in self._scan([name for name in schema.names if name not in new] or ["item"]):
+                end = start + len(batch)
+                yield _batch(
+                    {name: new[name][start:end] if name in new else batch.column(name) for name in schema.names}
+                )
+                start = end
+
+        _write(self.folder, schema, replaced())
+        self._table = _connect(self.folder).open_table(TABLE)
+
+    def search(
+        self, vector: Sequence[float] | np.ndarray, k: int = 10, *, metric: str = "cosine", where: str | None = None
+    ) -> list[Hit]:
+        """The k items nearest to a vector, nearest first; exact, by comparing with every vector.
+
+        Args:
+            vector: (d,).
+            k: number of hits; fewer where fewer items match.
+            metric: `cosine` (score in [-1, 1]; a stored vector of zeros has no direction and is no hit), `euclidean`
+                (score is minus the distance) or `dot` (score is the inner product).
+            where: SQL condition on the columns, applied before the search: `"cluster = 3 and uri like '%.png'"`.
+
+        Raises:
+            ArgumentError: a vector of another length, not finite, or zero under cosine; k < 1; a condition that is not
+                SQL.
+            RunError: the run has no vectors.
+        """
+        self._expect_vectors()
+        query = np.asarray(vector, np.float32).reshape(-1)
+        expect("vector", f"{len(query)} numbers", len(query) == self.dim, f"the {self.dim} of the run's vectors")
+        expect("vector", "not finite", bool(np.isfinite(query).all()), "finite numbers")
+        expect("k", k, k >= 1, "at least 1")
+        if metric not in METRICS:
+            raise unknown("metric", metric, METRICS)
+        expect("vector", "all zeros", metric != "cosine" or bool(query.any()), "a direction", "use metric='euclidean'")
+        search = self._table.search(query, vector_column_name="vector").bypass_vector_index()
+        search = search.distance_type(METRICS[metric]).select(["item", "uri", "_distance"]).limit(k)
+        try:
+            found = (search.where(where, prefilter=True) if where else search).to_arrow()
+        except (ValueError, RuntimeError) as error:
+            if where is None:
+                raise
+            reason = str(error).splitlines()[0]
+            raise ArgumentError(
+                f"where={where!r}: expected an SQL condition on {', '.join(self.names)}; {reason}"
+            ) from error
+        scores = _scores(found["_distance"].to_numpy(), metric)
+        items, uris = found["item"].to_numpy(), found["uri"].to_pylist()
+        return [Hit(int(items[i]), float(scores[i]), uris[i]) for i in np.lexsort((items, -scores))]
+
+    def _scan(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        yield from self._table.search().select(list(names)).to_batches()
+
+    def _known(self, names: Sequence[str]) -> Sequence[str]:
+        for name in names:
+            if name not in self.names:
+                raise unknown("column", name, self.names)
+        return names
+
+    def _expect_vectors(self) -> None:
+        if self.dim is None:
+            raise RunError(
+                f"{self.folder}: its items have no vectors; `tacit embed` an encoder on the same data to get some"
+            )
+
+
+def _write(folder: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+    """One commit, in which an error of the batches themselves passes through as it is.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    failed: list[Exception] = []
+
+    def watched() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except Exception as error:
+            failed.append(error)
+            raise
+
+    try:
+        _commit(folder, schema, pa.RecordBatchReader.from_batches(schema, watched()))
+    except (OSError, RuntimeError) as error:
+        if failed:
+            raise failed[0] from None
+        raise RunError(f"{folder}: the items cannot be written: {str(error).splitlines()[0]}") from error
+
+
+def _commit(folder: Path, schema: pa.Schema, rows: pa.RecordBatchReader) -> None:
+    """A new version of the table that is there, or a new table that gets its name when it is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / f"{TABLE}.lance"
+    if any((target / "_versions").glob("*.manifest")):
+        table = _connect(folder).create_table(TABLE, data=rows, schema=schema, mode="overwrite")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about readers of older versions; ours turn to the newest at each read
+            table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+        return
+    for stale in (*folder.glob(".items-*"), target):
+        shutil.rmtree(stale, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".items-"))
+    try:
+        _connect(temporary).create_table(TABLE, data=rows, schema=schema)
+        (temporary / target.name).rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _connect(folder: Path) -> Any:
+    os.environ.setdefault("LANCE_LOG", "error")
+    import lancedb
+
+    return lancedb.connect(folder.resolve(), read_consistency_interval=timedelta(0))
+
+
+def _schema(dim: int | None) -> pa.Schema:
+    types = {**COLUMNS, **({} if dim is None else {"vector": pa.list_(pa.float32(), dim)})}
+    return pa.schema(types.items(), metadata={"tacit.format": str(FORMAT)})
+
+
+def _batch(columns: Mapping[str, pa.Array]) -> pa.RecordBatch:
+    schema = _schema(columns["vector"].type.list_size if "vector" in columns else None)
+    return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
+
+
+def _batches(rows: Iterable[Rows]) -> Iterator[pa.RecordBatch]:
+    last, schema = -1, None
+    for given in rows:
+        batch = _complete(given, last)
+        if not len(batch):
+            continue
+        numbers = batch.column("item").to_numpy()
+        expect(
+            "item",
+            int(numbers[0]),
+            bool((np.diff(numbers, prepend=last) > 0).all()),
+            f"numbers that rise, from above {last}",
+        )
+        schema = schema or batch.schema
+        expect("vector", batch.schema.names, batch.schema == schema, "vectors of one length, in every batch or in none")
+        last = int(numbers[-1])
+        yield batch
+
+
+def _complete(given: Rows, last: int) -> pa.RecordBatch:
+    expect("rows", sorted(given), "uri" in given, "a column uri in every batch")
+    columns = {name: _array(name, values) for name, values in given.items()}
+    lengths = {name: len(values) for name, values in columns.items()}
+    n = lengths["uri"]
+    expect("rows", lengths, set(lengths.values()) == {n}, "columns of equal length")
+    columns.setdefault("item", pa.array(np.arange(last + 1, last + 1 + n)))
+    columns.setdefault("meta", pa.array(["{}"] * n))
+    for name, type in COLUMNS.items():
+        columns.setdefault(name, pa.array([MISSING.get(type)] * n, type))
+    return _batch(columns)
+
+
+def _array(name: str, values: Any) -> pa.Array:
+    """Values as the column's Arrow type; what is missing among them becomes "", b"", NaN or -1."""
+    if name == "vector":
+        return _vector_array(values)
+    if name not in COLUMNS:
+        raise unknown("column", name, [*COLUMNS, "vector"])
+    type = COLUMNS[name]
+    if pa.types.is_string(type):
+        return pa.array([_text(value) for value in values], type)
+    if pa.types.is_binary(type):
+        return pa.array([b"" if value is None else bytes(value) for value in values], type)
+    array = pa.array(np.asarray(values) if not isinstance(values, pa.Array) else values, from_pandas=False)
+    return array.cast(type).fill_null(MISSING.get(type, -1)) if array.null_count else array.cast(type)
+
+
+def _vector_array(values: Any) -> pa.Array:
+    matrix = np.ascontiguousarray(values, np.float32)
+    expect("vector", matrix.shape, matrix.ndim == 2 and matrix.shape[1] > 0, "an array (n, d)")
+    if not np.isfinite(matrix).all():
+        row = int(np.flatnonzero(~np.isfinite(matrix).all(1))[0])
+        raise DataError(
+            f"vector of row {row}: expected finite numbers; the encoder gave NaN or infinity, so its training diverged"
+        )
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1])
+
+
+def _text(value: Any) -> str:
+    """As text that Arrow can hold: JSON for a mapping, lone surrogates (undecodable file names) as escapes."""
+    text = "" if value is None else json.dumps(value) if isinstance(value, Mapping) else str(value)
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _matrix(column: pa.Array) -> np.ndarray:
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size)
+
+
+def _values(column: pa.Array) -> np.ndarray | list[Any]:
+    if pa.types.is_fixed_size_list(column.type):
+        return _matrix(column)
+    if pa.types.is_string(column.type) or pa.types.is_binary(column.type):
+        return column.to_pylist()
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _scalar(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _scores(distances: np.ndarray, metric: str) -> np.ndarray:
+    """From what Lance calls distances: 1 - cosine, squared Euclidean, 1 - inner product."""
+    return -np.sqrt(np.maximum(distances, 0)) if metric == "euclidean" else 1 - distances
