@@ -51,9 +51,9 @@ class KillAt(Callback):
 def test_every_shape_of_method_goes_on_bit_for_bit(kind, digits, tmp_path):
     settings = {"epochs": 3, "batch_size": 128, "checkpoint_every": 4}
     whole = fit(made(kind), digits, **settings)
-    with pytest.raises(Killed):
-        fit(made(kind), digits, out=tmp_path / "run", callbacks=[KillAt(19)], **settings)
-        raise Killed  # a closed form has no step to be killed at
+    if kind is not ClosedForm:  # which has no step to be killed at
+        with pytest.raises(Killed):
+            fit(made(kind), digits, out=tmp_path / "run", callbacks=[KillAt(19)], **settings)
     resumed = fit(made(kind), digits, out=tmp_path / "run", **settings)
     assert digest(resumed) == digest(whole)
     finished = fit(made(kind), digits, out=tmp_path / "run", **settings)

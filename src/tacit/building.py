@@ -80,10 +80,11 @@ def learner_class(id: str) -> type[Learner]:
 
 
 def encoder_config(kind: type[Learner], size: str) -> dict[str, Any]:
-    """The encoder for a learner: the `model` its preset calls for (patches for MAE), or the size's."""
-    model = kind.settings.get("small", {}).get("model")
+    """The encoder for a learner: the `model` its preset calls for (patches for MAE), or the size's; and its `layer`."""
+    preset = kind.settings.get("small", {})
+    model, layer = preset.get("model"), preset.get("layer")
     if model is None:
-        return dict(ENCODERS[size])
+        return dict(ENCODERS[size]) | ({"layer": layer} if layer else {})
     small = {"embed_dim": 32, "num_layers": 2, "num_heads": 2} if size == "tiny" else {}
     return {"name": model, **small}
 

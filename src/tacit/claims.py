@@ -58,7 +58,7 @@ def claim(says: str, *, reported: str, proxy: str | None = None) -> Callable[[F]
 
 
 def checked(says: str, *, tolerance: float) -> Callable[[F], F]:
-    """Mark a function `() -> (measured, expected)` as a baseline's checked property, which it has in place of a claim."""
+    """Mark a function `() -> (measured, expected)` as a baseline's checked property, in place of a claim."""
 
     def mark(function: F) -> F:
         function.checked = Property(says, tolerance)  # type: ignore[attr-defined]

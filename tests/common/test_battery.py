@@ -86,7 +86,7 @@ def test_it_has_a_test_of_its_own(entry):
 @each(LEARNERS)
 def test_its_settings_are_words_that_fit_or_the_constructor_knows(entry):
     kind = entry.load()
-    known = {*inspect.signature(fit).parameters, *constructor_arguments(kind), "model"}
+    known = {*inspect.signature(fit).parameters, *constructor_arguments(kind), "model", "layer"}
     for preset, values in kind.settings.items():
         unknown = set(values) - known
         assert not unknown, f"{entry.id}: settings[{preset!r}]: neither fit nor the constructor takes {unknown}"

@@ -6,7 +6,7 @@ from sklearn.decomposition import PCA
 import tacit.training
 from tacit.data import Dataset
 from tacit.errors import ArgumentError
-from tacit.pretrain._pca import PCAEncoder, WhitenedPCA, reconstruction_error
+from tacit.pretrain._pca import WhitenedPCA, reconstruction_error
 
 
 def test_equals_scikit_learn_up_to_sign():
@@ -19,7 +19,7 @@ def test_equals_scikit_learn_up_to_sign():
 
 def test_images_are_read_in_chunks_of_bytes():
     images = torch.randint(0, 256, (2500, 1, 4, 4), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
-    learner = WhitenedPCA(PCAEncoder(5))
+    learner = WhitenedPCA(n_components=5, image_size=4, in_channels=1)
     learner.before_fit(Dataset({"x": images}, modality="image"))
     flat = images.flatten(1).double() / 255
     torch.testing.assert_close(learner.encoder.mean, flat.mean(0).float(), atol=1e-6, rtol=0)

@@ -56,8 +56,8 @@ class Column:
 class Dataset:
     """Columns of equal length: `data["x"][indices]` reads those rows as a tensor.
 
-    The column `index`, the item numbers 0 to n - 1, is always there. Columns are also the label ledger: what a Learner does
-    not name, it does not get.
+    The column `index`, the item numbers 0 to n - 1, is always there. Columns are also the label ledger: what a Learner
+    does not name, it does not get.
 
     Args:
         columns: name -> array-like with n rows: numpy array (memory-mapped arrays stay on disk) or tensor.
@@ -137,7 +137,7 @@ class Dataset:
 
 
 def as_dataset(data: Any) -> Dataset:
-    """A Dataset from what Python users hold: one already, a mapping of columns, or an array or tensor that becomes `x`."""
+    """A Dataset from what Python users hold: one already, a mapping of columns, or an array that becomes `x`."""
     if isinstance(data, Dataset):
         return data
     if isinstance(data, Mapping):

@@ -1,5 +1,7 @@
 """Principal components, whitened (Hotelling, 1933): the encoder that asks for nothing but the covariance."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from tacit.learner import Learner
 
 
 class PCAEncoder(nn.Module):
-    """(x - mean) W, where the columns of W are the leading eigenvectors of the covariance over the root of their values.
+    """(x - mean) W, the columns of W being the covariance's leading eigenvectors over the roots of their values.
 
     Args:
         dim: components kept.
@@ -21,7 +23,6 @@ class PCAEncoder(nn.Module):
     def __init__(self, dim: int, *, image_size: int | None = None, in_channels: int | None = None) -> None:
         super().__init__()
         self.dim, self.image_size, self.in_channels = dim, image_size, in_channels
-        self.config = {"name": "pca", "dim": dim, "image_size": image_size, "in_channels": in_channels}
         self.register_buffer("mean", torch.zeros(0))
         self.register_buffer("directions", torch.zeros(0, dim))
 
@@ -45,8 +46,10 @@ class WhitenedPCA(Learner):
     Solved in closed form in one pass over the data, from the covariance (d x d, so d up to about 10,000).
 
     Args:
-        encoder: a `PCAEncoder`; made here if it is None.
-        n_components: components kept, at most the rank of the data.
+        n_components: components kept, at most the number of items and of columns.
+        image_size: side at which images are read, or None for rows of numbers.
+        in_channels: of the images.
+        whiten: scale the components to variance one.
         eps: added to each variance before its root is divided by, as a share of the largest, so that directions of
             rounding noise are not blown up.
 
@@ -57,12 +60,20 @@ class WhitenedPCA(Learner):
     [1.0, 1.0]
     """
 
+    settings: ClassVar = {"small": {"n_components": 128}}
+
     def __init__(
-        self, encoder: PCAEncoder | None = None, *, n_components: int = 128, eps: float = 1e-6, whiten: bool = True
+        self,
+        *,
+        n_components: int = 128,
+        image_size: int | None = None,
+        in_channels: int | None = None,
+        whiten: bool = True,
+        eps: float = 1e-6,
     ) -> None:
         super().__init__()
         expect("n_components", n_components, n_components >= 1, "at least 1")
-        self.encoder = PCAEncoder(n_components) if encoder is None else encoder
+        self.encoder = PCAEncoder(n_components, image_size=image_size, in_channels=in_channels)
         self.eps, self.whiten = eps, whiten
         self.register_buffer("explained", torch.zeros(0))
 

@@ -1,0 +1,332 @@
+"""What is in a folder, a zip or a glob: the items in order, without reading them."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from tacit.data._cache import Stamp
+from tacit.data._images import MAX_BYTES, Unreadable, file_status, read_file
+from tacit.data._packs import Item, Progress, Skipped
+from tacit.errors import ArgumentError, DataError
+
+_ENDINGS = {
+    "image": "jpg jpeg jpe jfif png webp gif bmp dib tif tiff ppm pgm pbm pnm avif heic heif jp2 j2k ico pcx qoi sgi",
+    "text": "txt md rst html htm xml json tex pdf",
+    "audio": "wav flac mp3 ogg opus m4a aac aiff aif",
+    "video": "mp4 mov avi mkv webm m4v mpg mpeg",
+    "table": "csv tsv parquet jsonl ndjson",
+    "array": "npy npz",
+}
+KINDS: Mapping[str, str] = {ending: kind for kind, endings in _ENDINGS.items() for ending in endings.split()}
+"""Ending of a file's name, in lower case -> kind of data."""
+
+LOOKED_FOR = "images (.jpg, .png, .webp, .gif, .bmp, .tif and others)"
+NOT_AN_IMAGE = "not an image by its name"
+"""Why files beside the images are left out; unlike what cannot be read, this is never an error."""
+LEARNS_FROM = "this version learns from images, and from arrays of images or of points"
+MAX_CAPTION = 2**16
+"""Bytes of a caption's file that are read."""
+
+Labels = dict[str, list[str | None]]
+
+
+@dataclass
+class Listing:
+    """Items in a fixed order, and what stands beside them."""
+
+    where: str
+    """The folder, file or archive that uris are relative to, or what else they come from."""
+    what: str
+    """The same in a word or two: folder, zip..."""
+    uris: Sequence[str]
+    items: Callable[[], Iterator[Item]]
+    """A fresh stream of them, in the order of `uris`."""
+    skipped: list[Skipped] = field(default_factory=list)
+    labels: Labels = field(default_factory=dict)
+    labels_from: str = ""
+    captions: list[str | None] | None = None
+    remarks: list[str] = field(default_factory=list)
+    """What else the user should know."""
+
+
+# Folders, globs, lists, archives --------------------------------------------------------------------------------------
+
+
+def list_folder(root: Path, *, modality: str | None, labels: str, progress: Progress) -> Listing:
+    """All images in a folder and in those below it, by relative path."""
+    problems: list[Skipped] = []
+    names = sorted(_counted(walk(str(root), problems), progress))
+    return _list_files(root, names, "folder", problems, modality, labels)
+
+
+def list_glob(pattern: str, *, modality: str | None, labels: str, progress: Progress) -> Listing:
+    """All images whose paths match; a folder that matches counts with all that is in it."""
+    parts = full_path(pattern).parts
+    fixed = next(number for number, part in enumerate(parts) if has_wildcard(part))
+    root, problems = Path(*parts[:fixed]), list[Skipped]()
+    matches = _matches(root, str(Path(*parts[fixed:])), problems)
+    try:
+        names = sorted(set(_counted(matches, progress)))
+    except ValueError as error:  # ** within a name, in Pythons before 3.13
+        raise DataError(f"{pattern!r} is not a glob: {error}") from error
+    return _list_files(root, names, "glob", problems, modality, labels)
+
+
+def list_paths(paths: Sequence[str | os.PathLike[str]], *, modality: str | None, labels: str) -> Listing:
+    """The images that were named one by one."""
+    files = [full_path(path) for path in paths]
+    root = Path(os.path.commonpath([file.parent for file in files]))
+    names = sorted({file.relative_to(root).as_posix() for file in files})
+    return _list_files(root, names, "list of files", [], modality, labels)
+
+
+def list_zip(path: Path, stack: ExitStack, *, modality: str | None, labels: str) -> Listing:
+    """All images in an archive, which is not unpacked; it stays open until `stack` closes it."""
+    try:
+        archive = stack.enter_context(zipfile.ZipFile(path))
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        raise DataError(f"{path} cannot be read as a zip archive: {error}") from error
+    members = {member.filename: member for member in archive.infolist() if not member.is_dir()}
+    names = sorted(name for name in members if not any(map(_hidden, name.split("/"))))
+    found = path.stat()
+
+    def stamp(name: str) -> Stamp:
+        return Stamp(os.fsencode(f"{path}\0{name}"), found.st_size, found.st_mtime_ns)
+
+    return _list_named(str(path), "zip", names, [], partial(_read_member, archive, members), stamp, modality, labels)
+
+
+def full_path(path: str | os.PathLike[str]) -> Path:
+    """Absolute and without `..`; symbolic links stay, for their targets may have other names."""
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
+
+
+def has_wildcard(path: str) -> bool:
+    return re.search(r"[*?[]", path) is not None
+
+
+def walk(root: str, problems: list[Skipped]) -> Iterator[str]:
+    """Paths of all files below `root`, relative and with slashes, as the system lists them.
+
+    The first comes long before the last is known. Symbolic links are followed, each folder is visited once (by its true
+    name where that lies below `root`), and hidden names are left out.
+
+    Args:
+        problems: what cannot be listed is added to it.
+    """
+    visited: set[tuple[int, int]] = set()
+    folders, links = [""], list[str]()
+    while folders or links:
+        # Links come after all true folders, in an order that does not depend on the file system's.
+        links.sort(reverse=True)
+        folder = folders.pop() if folders else links.pop()
+        try:
+            place = Path(root, folder).stat()
+            if (place.st_dev, place.st_ino) in visited:
+                continue
+            visited.add((place.st_dev, place.st_ino))
+            with os.scandir(Path(root, folder)) as entries:
+                yield from _files_among(entries, folder, folders, links, problems)
+        except OSError as error:
+            problems.append(Skipped(printable(folder or "."), f"cannot be listed: {error.strerror or error}"))
+
+
+def _files_among(
+    entries: Iterable[os.DirEntry[str]], folder: str, folders: list[str], links: list[str], problems: list[Skipped]
+) -> Iterator[str]:
+    for entry in entries:
+        if _hidden(entry.name):
+            continue
+        path = folder + entry.name
+        try:
+            if entry.is_dir():
+                (links if entry.is_symlink() else folders).append(path + "/")
+            elif entry.is_file():
+                yield path
+            else:
+                why = "broken symbolic link" if entry.is_symlink() else "not a regular file"
+                problems.append(Skipped(printable(path), why))
+        except OSError as error:
+            problems.append(Skipped(printable(path), f"cannot be read: {error.strerror or error}"))
+
+
+def _matches(root: Path, pattern: str, problems: list[Skipped]) -> Iterator[str]:
+    for path in root.glob(pattern):
+        name = path.relative_to(root).as_posix()
+        if any(map(_hidden, name.split("/"))):
+            continue
+        if path.is_dir():
+            yield from (f"{name}/{below}" for below in walk(str(path), problems))
+        else:
+            yield name
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in ("__MACOSX", "Thumbs.db", "desktop.ini")
+
+
+def _counted(names: Iterable[str], progress: Progress) -> Iterator[str]:
+    for number, name in enumerate(names, 1):
+        if number % 1000 == 1:
+            progress("listing", number, None)
+        yield name
+
+
+def printable(path: str) -> str:
+    """The path as text: bytes of a name that are not UTF-8 are written out.
+
+    >>> print(printable("caf\\udce9.jpg"))
+    caf\\xe9.jpg
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def file_stamp(path: str) -> Stamp:
+    """Raises `Unreadable` for what is no regular file."""
+    status = file_status(path)
+    return Stamp(os.fsencode(path), status.st_size, status.st_mtime_ns)
+
+
+def _read_member(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo], name: str) -> bytes:
+    member = members[name]
+    if member.flag_bits & 1:
+        raise Unreadable("encrypted in the archive")
+    if member.file_size > MAX_BYTES:
+        raise Unreadable(f"too large: {member.file_size:,} bytes, the limit is {MAX_BYTES:,}")
+    try:
+        return archive.read(member)
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged archive fails in many ways: BadZipFile, zlib.error, EOFError, OSError...
+        raise Unreadable(f"damaged in the archive: {error}") from error
+
+
+# Which of the files are items -----------------------------------------------------------------------------------------
+
+
+def _list_files(
+    root: Path, names: Sequence[str], what: str, problems: list[Skipped], modality: str | None, labels: str
+) -> Listing:
+    def read(name: str) -> bytes:
+        return read_file(f"{root}/{name}")
+
+    def stamp(name: str) -> Stamp:
+        return file_stamp(f"{root}/{name}")
+
+    return _list_named(str(root), what, names, problems, read, stamp, modality, labels)
+
+
+def _list_named(
+    where: str,
+    what: str,
+    names: Sequence[str],
+    problems: list[Skipped],
+    read: Callable[[str], bytes],
+    stamp: Callable[[str], Stamp],
+    modality: str | None,
+    labels: str,
+) -> Listing:
+    captions = _captions_beside(names)
+    beside = set(captions.values())
+    images = _images_among(names, where, problems, beside, modality)
+    used = beside.union(images)
+    others = [Skipped(printable(name), _not_an_image(name)) for name in names if name not in used]
+    found, labels_from = folder_labels(images, labels)
+    return Listing(
+        where=printable(where),
+        what=what,
+        uris=[printable(name) for name in images],
+        items=lambda: (Item(printable(name), partial(read, name), partial(stamp, name)) for name in images),
+        skipped=problems + others,
+        labels=found,
+        labels_from=labels_from,
+        captions=[_caption(read, captions.get(name)) for name in images] if captions else None,
+    )
+
+
+def _images_among(
+    names: Sequence[str], where: str, problems: list[Skipped], beside: set[str], modality: str | None
+) -> Sequence[str]:
+    images = [name for name in names if _kind(name) == "image"]
+    counts = Counter(_kind(name) for name in names if name not in beside)
+    if modality == "image":
+        images = images or [name for name in names if name not in beside]
+    elif any(count > len(images) for kind, count in counts.items() if kind):
+        raise DataError(
+            f"{where} holds {_in_words(counts)}; {LEARNS_FROM}"
+            + (f"; modality='image' takes the {len(images):,} images alone" if images else "")
+        )
+    if images:
+        return images
+    held = f"holds {_in_words(counts)}" if names else "is empty"
+    why = f"; {len(problems):,} could not be listed, the first: {': '.join(problems[0])}" if problems else ""
+    raise DataError(f"nothing to learn from in {where}: looked for {LOOKED_FOR} in it and below, but it {held}{why}")
+
+
+def _in_words(counts: Mapping[str | None, int]) -> str:
+    words = [(count, kind or "other") for kind, count in counts.items()]
+    return ", ".join(f"{count:,} {kind} file{'s' * (count != 1)}" for count, kind in sorted(words, reverse=True))
+
+
+def _kind(name: str) -> str | None:
+    return KINDS.get(_ending(name))
+
+
+def _ending(name: str) -> str:
+    return name.rpartition("/")[2].rpartition(".")[2].lower()
+
+
+def _not_an_image(name: str) -> str:
+    file = name.rpartition("/")[2]
+    return f"{NOT_AN_IMAGE}: " + (f".{_ending(name)}" if "." in file else "no ending")
+
+
+def _captions_beside(names: Sequence[str]) -> dict[str, str]:
+    """Image -> the .txt of the same stem, where at least half of the images have one."""
+    texts = {name[:-4]: name for name in names if _ending(name) == "txt"}
+    images = [name for name in names if _kind(name) == "image"] if texts else []
+    beside = {name: texts[stem] for name in images if (stem := name.rpartition(".")[0]) in texts}
+    return beside if 2 * len(beside) >= len(images) else {}
+
+
+def _caption(read: Callable[[str], bytes], name: str | None) -> str | None:
+    try:
+        return read(name)[:MAX_CAPTION].decode("utf-8", "replace").strip() if name else None
+    except Unreadable:
+        return None
+
+
+def folder_labels(names: Sequence[str], labels: str) -> tuple[Labels, str]:
+    """Labels from the folders that files lie in, and where they were found.
+
+    The folder is the first part of the path, after what all paths begin with. With `labels="auto"`, 2 to n/5 folders
+    must hold all n files.
+
+    Raises:
+        ArgumentError: `labels` is none of auto, folder and none, or there are no folders.
+
+    >>> folder_labels(["x/cat/1.jpg", "x/dog/2.jpg"], "folder")
+    ({'folder': ['cat', 'dog']}, 'folder names')
+    """
+    if labels == "none":
+        return {}, ""
+    if labels not in ("auto", "folder"):
+        raise ArgumentError(f"labels={labels!r}: expected auto, folder or none, for files have no columns")
+    parts = [name.split("/")[:-1] for name in names]
+    low, high = min(parts), max(parts)
+    shared = next((depth for depth, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))
+    tops = [printable(folders[shared]) if len(folders) > shared else None for folders in parts]
+    distinct = len(set(tops))
+    if labels == "auto" and (None in tops or not 2 <= distinct <= len(names) / 5):
+        return {}, ""
+    if set(tops) == {None}:
+        raise ArgumentError("labels='folder': expected files in subfolders; labels='none' goes on without")
+    return {"folder": tops}, "folder names"

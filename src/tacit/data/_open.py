@@ -1,0 +1,428 @@
+"""open: from whatever holds a user's images or points to a Dataset, and all that is known of the items."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tacit.data import _arrays, _images, _packs, _tables
+from tacit.data._arrays import Points, list_array
+from tacit.data._cache import Fact, FileIndex, cache_folder, megabytes
+from tacit.data._dataset import Dataset
+from tacit.data._listing import (
+    KINDS,
+    LEARNS_FROM,
+    LOOKED_FOR,
+    NOT_AN_IMAGE,
+    Labels,
+    Listing,
+    full_path,
+    has_wildcard,
+    list_folder,
+    list_glob,
+    list_paths,
+    list_zip,
+)
+from tacit.data._packs import Progress, Skipped, Thumbnails, Unusable
+from tacit.data._points import pack_points
+from tacit.errors import DataError, expect, nearest, unknown
+
+__all__ = ["Skipped", "Source", "open", "write_skipped"]
+
+STORED = (32, 64, 96, 128, 256)
+"""Sides in pixels at which images are kept."""
+CHOSEN = (32, 64, 96)
+"""Those that are chosen without being asked for."""
+MODALITIES = ("image", "text", "audio", "table", "series", "graph", "pairs", "points")
+DRAWN = ("demo", "demo:digits")
+
+
+@dataclass
+class Source:
+    """What was found in a user's data: a Dataset to learn from, and what is known of its n items.
+
+    Attributes:
+        modality: image or points.
+        dataset: the column `x`, memory-mapped: uint8 (n, c, s, s), or float32 (n, d) for points.
+        where: the folder, file or archive that uris are relative to, or what else the items come from.
+        what: the same in a word or two: folder, zip...
+        uris: n names: paths relative to `where`, row names, or item numbers.
+        hashes: n SHA-256 of the contents, in hex.
+        skipped: what was not used, and why.
+        labels: name -> n values, None where there is none. For evaluation only: they are not in `dataset`.
+        labels_from: where the labels were found.
+        captions: n texts or None, where there are any.
+        sizes: int32 (n, 2), width and height of the original images.
+        thumbnails: `thumbnails[i]` is a JPEG of at most 64 pixels, in bytes; None for points.
+        channels: 1 if every image is grey, else 3; None for points.
+        image_size: side in pixels to learn at; None for points.
+        cached: the folder in the cache.
+        remarks: sentences on what was chosen or changed.
+    """
+
+    modality: str
+    dataset: Dataset
+    where: str
+    what: str
+    uris: Sequence[str]
+    hashes: Sequence[str]
+    skipped: list[Skipped]
+    cached: Path
+    labels: Labels = field(default_factory=dict)
+    labels_from: str = ""
+    captions: list[str | None] | None = None
+    sizes: np.ndarray | None = None
+    thumbnails: Thumbnails | None = None
+    channels: int | None = None
+    image_size: int | None = None
+    remarks: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @property
+    def description(self) -> dict[str, str | int | bool | None]:
+        """What a run's config.json says of its data: modality, n, channels, image_size, dim, where, fingerprint..."""
+        shape = self.dataset["x"].shape
+        return {
+            "modality": self.modality,
+            "n": len(self),
+            "channels": self.channels,
+            "image_size": self.image_size,
+            "stored_size": shape[-1] if self.modality == "image" else None,
+            "dim": shape[1] if self.modality == "points" else None,
+            "skipped": len(self.skipped),
+            "labels": ", ".join(self.labels),
+            "captions": self.captions is not None,
+            "where": self.where,
+            "what": self.what,
+            "fingerprint": self.dataset.fingerprint,
+        }
+
+    def describe(self) -> list[str]:
+        """What was found, in sentences."""
+        lines = [self._found(), *self.remarks]
+        if self.skipped:
+            lines.append(f"Skipped {len(self.skipped):,}: {count_reasons(self.skipped)}.")
+        if self.labels:
+            kinds = ", ".join(f"{name} ({len(set(values) - {None}):,})" for name, values in self.labels.items())
+            lines.append(f"Labels found, {self.labels_from}: {kinds}; for evaluation only, never used for learning.")
+        if self.captions is not None:
+            written = sum(caption is not None for caption in self.captions)
+            lines.append(f"Captions found for {written:,} items: offered only to a method that asks for text.")
+        if self.cached.is_dir():
+            size = sum(file.stat().st_size for file in self.cached.iterdir())
+            lines.append(f"Cached in {self.cached.parent}: {megabytes(size)}; tacit.data.clear_cache() deletes it.")
+        return lines
+
+    def _found(self) -> str:
+        n, where = len(self), self.where if self.what in self.where else f"{self.where} ({self.what})"
+        if self.sizes is None:
+            dim = self.dataset["x"].shape[1]
+            return f"Found {n:,} point{'s' * (n != 1)} of {dim:,} dimensions in {where}."
+        shorter = self.sizes.min(axis=1)
+        smallest, median, largest = shorter.min(), int(np.median(shorter)), shorter.max()
+        width, height = self.sizes[0]
+        same = (self.sizes == self.sizes[0]).all()
+        sides = f"shorter sides from {smallest:,} to {largest:,} pixels, {median:,} in the median"
+        pixels = f"{width:,} x {height:,} pixels" if same else sides
+        colour = "grey" if self.channels == 1 else "colour"
+        return f"Found {n:,} {colour} image{'s' * (n != 1)} in {where}: {pixels}."
+
+
+def open(
+    x: Any,
+    *,
+    modality: str | None = None,
+    image_size: int | None = None,
+    labels: str = "auto",
+    on_error: str = "skip",
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Source:
+    """Find out what `x` holds and make a Dataset of it.
+
+    Images are decoded once, to uint8 squares in a memory-mapped file in the cache, and never all in memory: turned as
+    their EXIF says, transparency put on white, the shorter side resized to the smallest of 32, 64, 96, 128 and 256
+    pixels that is not under `image_size`, the centre square kept. If all are grey, they have one channel. Opening the
+    same content again takes what is in the cache; files that have not changed since are not even read.
+
+    The order of the items is that of their relative paths, rows or numbers. What cannot be read is in `skipped`, as are
+    files that are not images by their names; hidden files are not looked at.
+
+    Args:
+        x: a folder with images in it or below; a zip of images; a glob; a list of paths; an image; a .npy or .npz; a
+            parquet, csv or jsonl with a column of image bytes or of paths (relative to the file); `"demo"` or
+            `"demo:digits"`; an array or tensor: images (n, h, w), (n, c, h, w) or (n, h, w, c) of whole numbers or
+            booleans, the last two also of floats from 0 to 1 (as is (n, h, w) with `modality="image"`), with c one of
+            1, 3 and 4 (the fourth is opacity); or points (n, d).
+        modality: image or points, where the rules would say otherwise.
+        image_size: side in pixels to learn at, at most 256. If None, it is that of 32, 64 and 96 which is nearest to
+            the median of the shorter sides.
+        labels: where to look for labels: `"folder"` (the folders that images lie in), the name of a column, `"none"`,
+            or `"auto"`: a column called label, class, target, y or category, or the folders if 2 to n/5 of them hold
+            all n files.
+        on_error: `"skip"` what cannot be read, or `"raise"`.
+        cache_dir: instead of the user's cache folder.
+        progress: called as `progress(stage, done, total)`; stage is listing (total None), reading or decoding.
+
+    Raises:
+        DataError: nothing there, nothing readable, or another kind of data; or the cache cannot be written.
+        ArgumentError: a setting cannot be.
+
+    >>> import tempfile
+    >>> images = np.zeros((4, 28, 28), np.uint8)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     source = open(images, cache_dir=folder)
+    >>> source.modality, source.dataset["x"].shape, source.channels, source.image_size
+    ('image', (4, 1, 32, 32), 1, 32)
+    """
+    if isinstance(x, Source):
+        return x
+    _check(modality, image_size, labels, on_error)
+    tell, cache = progress or _silent, cache_folder(cache_dir)
+    with ExitStack() as stack:
+        found = _find(x, stack, modality, labels, tell)
+        if isinstance(found, Points):
+            return _points(found, on_error == "raise", cache, tell)
+        return _images_of(found, image_size, on_error == "raise", cache, tell)
+
+
+def write_skipped(path: str | os.PathLike[str], skipped: Iterable[Skipped]) -> None:
+    """Write `skipped` as a csv file with the columns uri and reason; the file is whole or not there.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_skipped(Path(folder, "skipped.csv"), [Skipped("a,b.jpg", "truncated")])
+    ...     Path(folder, "skipped.csv").read_text().splitlines()
+    ['uri,reason', '"a,b.jpg",truncated']
+    """
+    target = Path(path)
+    unfinished = target.with_name(target.name + ".tmp")
+    try:
+        with unfinished.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(Skipped._fields)
+            writer.writerows(skipped)
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def count_reasons(skipped: Iterable[Skipped]) -> str:
+    """
+    >>> count_reasons([Skipped("a", "truncated: 3 bytes"), Skipped("b", "empty"), Skipped("c", "truncated: 9 bytes")])
+    '2 truncated, 1 empty'
+    """
+    kinds = Counter(item.reason.partition(":")[0] for item in skipped)
+    return ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
+
+
+# What x is ------------------------------------------------------------------------------------------------------------
+
+
+def _check(modality: str | None, image_size: int | None, labels: str, on_error: str) -> None:
+    if modality is not None and modality not in MODALITIES:
+        raise unknown("modality", modality, MODALITIES)
+    if modality not in (None, "image", "points"):
+        raise DataError(f"modality={modality!r}: {LEARNS_FROM}")
+    if on_error not in ("skip", "raise"):
+        raise unknown("on_error", on_error, ("skip", "raise"))
+    expect("labels", labels, isinstance(labels, str) and labels != "", "auto, folder, none or the name of a column")
+    whole = image_size is None or (isinstance(image_size, int) and not isinstance(image_size, bool))
+    fits = whole and (image_size is None or 1 <= image_size <= STORED[-1])
+    expect("image_size", image_size, fits, f"a whole number of pixels from 1 to {STORED[-1]}", "None chooses it")
+
+
+def _silent(stage: str, done: int, total: int | None) -> None:
+    pass
+
+
+def _find(x: Any, stack: ExitStack, modality: str | None, labels: str, tell: Progress) -> Listing | Points:
+    if isinstance(x, str) and x.partition(":")[0] == "demo":
+        return _find_drawn(x, labels)
+    if isinstance(x, str | os.PathLike):
+        return _find_path(os.fspath(x), stack, modality, labels, tell)
+    if isinstance(x, np.ndarray | Tensor):
+        _arrays.check_labels(labels, [])
+        kind = "array" if isinstance(x, np.ndarray) else "tensor"
+        return list_array(x, f"an {kind}" if kind == "array" else f"a {kind}", kind, modality=modality)
+    if isinstance(x, list | tuple) and x and all(isinstance(path, str | os.PathLike) for path in x):
+        return list_paths(x, modality=modality, labels=labels)
+    raise DataError(
+        f"x={type(x).__name__}: expected a path (folder, zip, glob, image, .npy, .npz, .parquet, .csv, .jsonl), "
+        f"a list of paths, an array, a tensor, 'demo' or 'demo:digits'; {LEARNS_FROM}"
+    )
+
+
+def _find_drawn(name: str, labels: str) -> Listing | Points:
+    from tacit.data._digits import load_digits
+    from tacit.data._drawn import load_demo
+
+    if name not in DRAWN:
+        raise unknown("x", name, DRAWN)
+    drawn = load_demo() if name == "demo" else load_digits()
+    _arrays.check_labels(labels, list(drawn.labels))
+    kept: Labels = {key: list(values) for key, values in drawn.labels.items() if labels in ("auto", key)}
+    where = "pictures that tacit draws" if name == "demo" else "scikit-learn's handwritten digits"
+    captions: list[str | None] | None = list(drawn.captions) if drawn.captions else None
+    return list_array(
+        drawn.images, where, name, modality="image", labels=(kept, "known factors" if kept else ""), captions=captions
+    )
+
+
+def _find_path(x: str, stack: ExitStack, modality: str | None, labels: str, tell: Progress) -> Listing | Points:
+    path = full_path(x)
+    try:
+        folder, file, there = path.is_dir(), path.is_file(), path.exists()
+    except OSError as error:
+        raise DataError(f"{x!r} cannot be looked at: {error.strerror or error}") from error
+    if folder:
+        return list_folder(path, modality=modality, labels=labels, progress=tell)
+    if file:
+        return _find_file(path, stack, modality, labels)
+    if there:
+        raise DataError(f"{path} is neither a folder nor a regular file; looked for {LOOKED_FOR}")
+    if has_wildcard(x):
+        return list_glob(x, modality=modality, labels=labels, progress=tell)
+    raise DataError(f"{x!r}: no such file or folder in {Path.cwd()}{_did_you_mean(path)}")
+
+
+def _did_you_mean(path: Path) -> str:
+    try:
+        guess = nearest(path.name, (entry.name for entry in os.scandir(path.parent)))
+    except OSError:
+        return f", for there is no folder {path.parent}"
+    return f"; did you mean {guess!r}?" if guess else ""
+
+
+def _find_file(path: Path, stack: ExitStack, modality: str | None, labels: str) -> Listing | Points:
+    ending = path.suffix.lower().removeprefix(".")
+    kind = KINDS.get(ending)
+    if ending == "zip":
+        return list_zip(path, stack, modality=modality, labels=labels)
+    if kind == "table":
+        return _tables.list_table(path, labels=labels)
+    if ending == "npy":
+        _arrays.check_labels(labels, [])
+        return list_array(_arrays.read_npy(path), str(path), ending, modality=modality)
+    if ending == "npz":
+        array, found = _arrays.read_npz(path, labels)
+        return list_array(array, str(path), ending, modality=modality, labels=found)
+    if kind == "image" or modality == "image":
+        return list_paths([path], modality="image", labels=labels)
+    what = f"{'an' if kind == 'audio' else 'a'} {kind} file" if kind else "of no kind that is known by its name"
+    raise DataError(f"{path} is {what}; {LEARNS_FROM}" + ("" if kind else "; modality='image' tries it as an image"))
+
+
+# Images ---------------------------------------------------------------------------------------------------------------
+
+
+def _images_of(listing: Listing, image_size: int | None, strict: bool, cache: Path, tell: Progress) -> Source:
+    if strict and (problem := next((s for s in listing.skipped if not s.reason.startswith(NOT_AN_IMAGE)), None)):
+        raise _refused(listing, problem)
+    with _images.quiet():
+        with FileIndex(cache) as index:
+            facts = _packs.examine(listing.items(), len(listing.uris), index, tell)
+        chosen, stored, why = _choose_size(image_size, facts)
+        try:
+            pack = _packs.pack_images(listing.items(), facts, stored, cache, strict=strict, progress=tell)
+        except Unusable as error:
+            raise _unusable(listing, error.skipped, strict) from None
+    channels = pack.x.shape[1]
+    hashes = [facts[number].hash.hex() for number in pack.kept]
+    return Source(
+        modality="image",
+        dataset=_dataset(pack.x, "image", hashes),
+        where=listing.where,
+        what=listing.what,
+        uris=_picked(listing.uris, pack.kept),
+        hashes=hashes,
+        skipped=listing.skipped + [Skipped(listing.uris[number], reason) for number, reason in pack.skipped],
+        cached=pack.folder,
+        labels={name: _picked(values, pack.kept) for name, values in listing.labels.items()},
+        labels_from=listing.labels_from,
+        captions=None if listing.captions is None else _picked(listing.captions, pack.kept),
+        sizes=pack.sizes,
+        thumbnails=pack.thumbnails,
+        channels=channels,
+        image_size=chosen,
+        remarks=[why, *_in_sentences(pack.notes), *listing.remarks],
+    )
+
+
+def _choose_size(image_size: int | None, facts: Sequence[Fact]) -> tuple[int, int, str]:
+    """The size to learn at, the size to store at, and a sentence that says why."""
+    sides = [fact.side for fact in facts if fact.side]
+    median = float(np.median(sides)) if sides else STORED[0]
+    chosen = image_size or min(CHOSEN, key=lambda size: abs(math.log(size / median)))
+    stored = next(size for size in STORED if size >= chosen)
+    why = "as asked" if image_size else f"from a median shorter side of {median:,.0f}"
+    more = "; more only when asked, such as image_size=128" if not image_size and median > chosen == CHOSEN[-1] else ""
+    kept = f"stored as centre squares of {stored} pixels, the shorter side resized"
+    return chosen, stored, f"Image size {chosen}, {why}{more}; {kept}."
+
+
+def _unusable(listing: Listing, skipped: list[tuple[int, str]], strict: bool) -> DataError:
+    all_skipped = [Skipped(listing.uris[number], reason) for number, reason in skipped]
+    if strict and skipped:
+        return _refused(listing, all_skipped[0])
+    reasons = count_reasons(all_skipped)
+    first = f"; the first: {': '.join(all_skipped[0])}" if all_skipped else ""
+    return DataError(f"nothing readable in {listing.where} ({listing.what}): looked for images, found {reasons}{first}")
+
+
+def _refused(listing: Listing, problem: Skipped) -> DataError:
+    return DataError(
+        f"{problem.uri} in {listing.where}: {problem.reason}; on_error='skip' leaves out what cannot be read"
+    )
+
+
+def _in_sentences(notes: dict[str, int]) -> list[str]:
+    return ["Images " + "; ".join(f"{note}: {count:,}" for note, count in sorted(notes.items())) + "."] if notes else []
+
+
+def _picked(values: Sequence[Any], kept: np.ndarray) -> list[Any]:
+    return [values[number] for number in kept]
+
+
+def _dataset(x: np.ndarray, modality: str, hashes: Iterable[str]) -> Dataset:
+    """With a fingerprint of the items' contents and of the shape in which they are stored."""
+    digest = hashlib.sha256(f"{modality} {x.shape[1:]} ".encode())
+    for content in hashes:
+        digest.update(bytes.fromhex(content))
+    return Dataset({"x": x}, modality=modality, fingerprint=digest.hexdigest())
+
+
+# Points ---------------------------------------------------------------------------------------------------------------
+
+
+def _points(points: Points, strict: bool, cache: Path, tell: Progress) -> Source:
+    x, kept, contents, folder = pack_points(points.rows, cache, tell)
+    unused = sorted(set(range(len(points.rows))) - set(kept.tolist())) if len(kept) < len(points.rows) else []
+    if strict and unused:
+        raise DataError(f"point {unused[0]:,} of {points.where} is not finite; on_error='skip' leaves such points out")
+    hashes = [content.hex() for content in contents]
+    return Source(
+        modality="points",
+        dataset=_dataset(x, "points", hashes),
+        where=points.where,
+        what=points.what,
+        uris=[str(number) for number in kept],
+        hashes=hashes,
+        skipped=[Skipped(str(number), "not finite: NaN, infinity or beyond float32") for number in unused],
+        cached=folder,
+        labels={name: _picked(values, kept) for name, values in points.labels.items()},
+        labels_from=points.labels_from,
+    )

@@ -1,0 +1,306 @@
+"""A parquet, csv or jsonl whose rows hold images, or say where they lie."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import csv
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+from tacit.data import _images
+from tacit.data._images import Unreadable, read_file
+from tacit.data._listing import KINDS, LEARNS_FROM, Labels, Listing, file_stamp, folder_labels
+from tacit.data._packs import Item
+from tacit.errors import DataError, unknown
+
+LABELS = ("label", "class", "target", "y", "category")
+"""Columns that are labels: the first of them that is there."""
+CAPTIONS = ("text", "caption")
+IMAGES = (
+    "image",
+    "img",
+    "picture",
+    "photo",
+    "bytes",
+    "path",
+    "file",
+    "file_name",
+    "filename",
+    "image_path",
+    "filepath",
+)
+"""Columns that are looked at before the others, when looking for the one that holds images."""
+NAMES = ("name", "file_name", "filename", "path", "file", "key", "id")
+"""Columns that may name the rows."""
+SAMPLE = 64
+"""Rows looked at to tell what a column holds."""
+ROWS = 256
+"""Rows of a parquet that are in memory at a time."""
+
+
+class Table(Protocol):
+    """Columns that are read one by one, as often as needed, and never whole."""
+
+    names: list[str]
+    classes: dict[str, list[str]]
+    """Column of class numbers -> the names of the classes, where the file says them."""
+
+    def values(self, name: str) -> Iterator[Any]:
+        """The column's values in order; None where there is none."""
+
+
+def list_table(path: Path, *, labels: str) -> Listing:
+    """The images of a table, by row.
+
+    Raises:
+        DataError: the table holds something else, or cannot be read.
+        ArgumentError: `labels` names no column.
+    """
+    kind = path.suffix.lower()
+    table = _READERS[kind](path)
+    column = _image_column(table, path)
+    uris = _uris(table, column, path)
+    found, labels_from = _labels(table, column, uris, labels)
+    return Listing(
+        where=str(path),
+        what=f"{kind[1:]} file, column {column}",
+        uris=uris,
+        items=lambda: map(partial(_item, path.parent), uris, table.values(column)),
+        labels=found,
+        labels_from=labels_from,
+        captions=_captions(table),
+    )
+
+
+# The kinds of file ----------------------------------------------------------------------------------------------------
+
+
+class _Parquet:
+    def __init__(self, path: Path) -> None:
+        from pyarrow import parquet
+
+        self._path = path
+        with _reading(path):
+            schema = parquet.read_schema(path)
+        nested = [f"{field.name}.path" for field in schema if _names_files(field.type)]
+        self.names = [*schema.names, *nested]
+        self.classes = _class_names(schema.metadata or {})
+
+    def values(self, name: str) -> Iterator[Any]:
+        from pyarrow import parquet
+
+        with _reading(self._path), parquet.ParquetFile(self._path) as file:
+            for batch in file.iter_batches(ROWS, columns=[name]):
+                column = batch.column(0).to_pylist()
+                yield from column if batch.schema.names == [name] else (value and value["path"] for value in column)
+
+
+class _Csv:
+    def __init__(self, path: Path) -> None:
+        self._path, self.classes = path, dict[str, list[str]]()
+        self._delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+        self.names = next(self._rows(), [])
+
+    def values(self, name: str) -> Iterator[Any]:
+        column = self.names.index(name)
+        for row in islice(self._rows(), 1, None):
+            yield (row[column] or None) if column < len(row) else None
+
+    def _rows(self) -> Iterator[list[str]]:
+        with _reading(self._path), self._path.open(encoding="utf-8-sig", newline="") as file:
+            yield from filter(None, csv.reader(file, delimiter=self._delimiter))
+
+
+class _JsonLines:
+    def __init__(self, path: Path) -> None:
+        self._path, self.classes = path, dict[str, list[str]]()
+        self.names = list(dict.fromkeys(name for row in islice(self._rows(), SAMPLE) for name in row))
+
+    def values(self, name: str) -> Iterator[Any]:
+        return (row.get(name) for row in self._rows())
+
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        with _reading(self._path), self._path.open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                row = json.loads(line) if line.strip() else None
+                if isinstance(row, dict):
+                    yield row
+                elif row is not None:
+                    raise DataError(f'{self._path}, line {number}: expected an object, such as {{"path": "1.jpg"}}')
+
+
+_READERS: Mapping[str, Callable[[Path], Table]] = {
+    ".parquet": _Parquet,
+    ".csv": _Csv,
+    ".tsv": _Csv,
+    ".jsonl": _JsonLines,
+    ".ndjson": _JsonLines,
+}
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DataError:
+        raise
+    except (OSError, ValueError, NotImplementedError, csv.Error) as error:  # Arrow's errors are among these
+        text = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"{path} cannot be read as {path.suffix.lower()[1:]}: {text}") from error
+
+
+def _names_files(kind: Any) -> bool:
+    """Whether an Arrow type is a struct with a field `path`, as Hugging Face stores images."""
+    from pyarrow import types
+
+    return types.is_struct(kind) and kind.get_field_index("path") >= 0
+
+
+def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
+    """What Hugging Face's `datasets` writes about columns of class numbers."""
+    with contextlib.suppress(ValueError, AttributeError, TypeError):
+        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+        return {name: list(f["names"]) for name, f in features.items() if f.get("_type") == "ClassLabel"}
+    return {}
+
+
+# What the columns mean ------------------------------------------------------------------------------------------------
+
+
+def _image_column(table: Table, path: Path) -> str:
+    if {"source", "target"} <= set(table.names):
+        raise DataError(f"{path} holds a graph (columns source and target); {LEARNS_FROM}")
+    first = [name for wanted in IMAGES for name in table.names if name.lower() == wanted]
+    seen: dict[str, str] = {}
+    for name in dict.fromkeys([*first, *table.names]):
+        sample = [value for value in islice(table.values(name), SAMPLE) if value is not None]
+        seen[name] = _media(sample, trusted=name in first)
+        if seen[name] == "image":
+            return name
+    media = next((f"{what} (column {name})" for name, what in seen.items() if what), None)
+    columns = ", ".join(name for name in table.names[:20]) or "none"
+    raise DataError(
+        f"{path} holds {media or _no_media(table)}; {LEARNS_FROM}, so a table needs a column of encoded images or of "
+        f"paths to them; its columns: {columns}"
+    )
+
+
+def _media(sample: Sequence[Any], *, trusted: bool) -> str:
+    """Kind of media that a column holds or points to, empty if none; the name of a `trusted` column says image."""
+    for value in sample:
+        if isinstance(value, Mapping):
+            value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes) and (trusted or _images.shorter_side(value)):
+            return "image"
+        if isinstance(value, str) and _images.shorter_side(_from_base64(value)):
+            return "image"
+    paths = [value.get("path") if isinstance(value, Mapping) else value for value in sample]
+    texts = [path.strip() for path in paths if isinstance(path, str)]
+    if any(text.startswith(("http://", "https://", "s3://", "gs://")) for text in texts):
+        return "addresses on a network, which tacit does not use by itself: download the files and give their folder"
+    for kind in ("image", "audio", "video"):
+        if 2 * sum(_kind(text) == kind for text in texts) > len(sample):
+            return kind if kind == "image" else f"paths of {kind} files"
+    return ""
+
+
+def _kind(path: str) -> str | None:
+    return KINDS.get(path.rpartition(".")[2].lower())
+
+
+def _no_media(table: Table) -> str:
+    for name in table.names:
+        texts = [value for value in islice(table.values(name), 1000) if isinstance(value, str)]
+        if texts and sum(map(len, texts)) > 20 * len(texts) and 2 * len(set(texts)) > len(texts):
+            return f"text (column {name})"
+    return "series (columns id, time and value)" if {"id", "time", "value"} <= set(table.names) else "a table"
+
+
+def _uris(table: Table, column: str, path: Path) -> list[str]:
+    """What names each row: its file, or a column of distinct names, or its number."""
+    for name in (f"{column}.path", column, *NAMES):
+        if name not in table.names:
+            continue
+        sample = next((value for value in table.values(name) if value is not None), None)
+        if not isinstance(sample, str | int) or _from_base64(str(sample)):
+            continue
+        values = [value if value is None else str(value) for value in table.values(name)]
+        if name == column or len(set(values) - {None}) == len(values):
+            return [f"{path.name}#{row}" if value is None else value for row, value in enumerate(values)]
+    rows = sum(1 for _ in table.values(min(table.names, key=lambda name: name == column)))
+    return [f"{path.name}#{row}" for row in range(rows)]
+
+
+def _labels(table: Table, column: str, uris: Sequence[str], labels: str) -> tuple[Labels, str]:
+    if labels in ("none", "folder"):
+        return folder_labels(uris, labels)
+    if labels == "auto":
+        lower = {name.lower(): name for name in reversed(table.names) if name != column}
+        labels = next((lower[name] for name in LABELS if name in lower), "")
+        if not labels:
+            return folder_labels(uris, "auto")
+    if labels not in table.names:
+        raise unknown("labels", labels, [*table.names, "auto", "folder", "none"])
+    classes = table.classes.get(labels)
+    return {labels: [as_label(value, classes) for value in table.values(labels)]}, f"column {labels}"
+
+
+def as_label(value: Any, classes: Sequence[str] | None = None) -> str | None:
+    """A label as text, None where it is missing.
+
+    >>> as_label(3), as_label(2.0), as_label(float("nan")), as_label(1, ["cat", "dog"])
+    ('3', '2', None, 'dog')
+    """
+    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if classes and isinstance(value, int):
+        return classes[value] if 0 <= value < len(classes) else None  # Hugging Face writes -1 for unknown
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _captions(table: Table) -> list[str | None] | None:
+    name = next((name for name in table.names if name.lower() in CAPTIONS), None)
+    return None if name is None else [None if value is None else str(value) for value in table.values(name)]
+
+
+# Rows to items --------------------------------------------------------------------------------------------------------
+
+
+def _item(folder: Path, uri: str, value: Any) -> Item:
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    if isinstance(value, str) and (encoded := _from_base64(value)):
+        value = encoded
+    if isinstance(value, bytes):
+        return Item(uri, partial(_given, value))
+    if isinstance(value, str):
+        path = str(Path(folder, value))
+        return Item(uri, partial(read_file, path), partial(file_stamp, path))
+    return Item(uri, partial(_missing, value))
+
+
+def _given(value: bytes) -> bytes:
+    return value
+
+
+def _missing(value: Any) -> bytes:
+    raise Unreadable("empty: no image in this row" if value is None else f"not an image: {type(value).__name__}")
+
+
+def _from_base64(text: str) -> bytes:
+    """The bytes that a text encodes, none if it does not look like it."""
+    if text.startswith("data:image/"):
+        text = text.partition("base64,")[2]
+    if len(text) < 64 or len(text) % 4 or "." in text[:64]:
+        return b""
+    with contextlib.suppress(ValueError):
+        return base64.b64decode(text, validate=True)
+    return b""

@@ -1,0 +1,298 @@
+"""plan: what `learn` found and will do, before it does anything."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tacit import catalogue
+from tacit.building import build, closed_form, learner_class, wanted_columns
+from tacit.checkpoints import differences, read_config
+from tacit.data import Source
+from tacit.data import open as open_data
+from tacit.embedding import embed
+from tacit.errors import DataError, RunError, expect
+from tacit.learner import Learner
+from tacit.nn import encoder as make_encoder
+from tacit.recipes import Change, Machine, Recipe, choose, recipe
+from tacit.runs import load_encoder
+from tacit.settings import LearnSettings
+from tacit.training import Callback, fit, held_out_count
+
+MINUTES = {"cpu": 10.0, "cuda": 30.0}
+OVERHEAD = 1.08
+"""Looks at health, checkpoints and logging, over the bare step."""
+
+LOCAL = ("data", "out", "overwrite", "verbose", "checkpoint_every", "threads", "num_workers")
+"""Settings that do not change what a run is."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that is there already, made with the same settings."""
+
+    settings: LearnSettings
+    folder: Path
+    state: str = "finished"
+
+    def lines(self) -> list[str]:
+        """In words."""
+        return [f"{self.folder} is finished: nothing to do. To learn anew, give another out, or overwrite."]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"state": self.state, "out": str(self.folder), "settings": self.settings.as_dict()}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `learn` found and will do."""
+
+    settings: LearnSettings
+    folder: Path
+    state: str
+    """`new` or `resume`."""
+    machine: Machine
+    source: Source
+    recipe: Recipe
+    why: str
+    """Why this method."""
+    steps: int = 0
+    """0 for a method in closed form."""
+    epochs: float = 0.0
+    seconds: float | None = None
+    """Of training, as measured here; None where nothing was measured."""
+
+    @property
+    def n(self) -> int:
+        return len(self.source.dataset)
+
+    @property
+    def batch_size(self) -> int:
+        return int(self.recipe.training.get("batch_size", 256))
+
+    @property
+    def accelerator(self) -> str:
+        return "cpu" if self.machine.device == "cpu" else "auto"
+
+    def learner(self) -> Learner:
+        """The learner with its initial weights: random ones from the seed, or those that `init` names."""
+        settings, encoder, config = self.settings, None, self.recipe.encoder
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            if settings.init is not None:
+                expect("init", settings.init, config is not None, "a method that takes an encoder")
+                encoder = load_encoder(settings.init, config=config, image_size=self.source.image_size)
+            elif config is not None:
+                encoder = make_encoder(**config)
+        method, arguments = self.recipe.method, self.recipe.arguments
+        return build(method, self.source.description, encoder=encoder, arguments=arguments, seed=settings.seed)
+
+    def lines(self) -> list[str]:
+        """In words: what was found and what will be done."""
+        entry = catalogue.find(self.recipe.method)
+        lines = [*self.settings.notes, *self.source.describe()]
+        lines.append(f"method: {entry.id}, {self.why}. {entry.summary}")
+        lines.append(f"model: {_network(self.recipe.encoder)}")
+        lines.append(self._length())
+        if self.steps and self.machine.device == "cpu":
+            lines.append("a GPU would change: resnet18 in place of the small network, and 30 minutes if none are given")
+        lines += [f"  {c.setting}: {c.here} (paper: {c.paper}): {c.reason}" for c in self.recipe.changes]
+        if self.state == "resume":
+            lines.append(f"going on with the unfinished run in {self.folder}")
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "state": self.state,
+            "out": str(self.folder),
+            "settings": self.settings.as_dict(),
+            "data": dict(self.source.description) | {"skipped": len(self.source.skipped)},
+            "method": self.recipe.method,
+            "why": self.why,
+            "encoder": self.recipe.encoder,
+            "arguments": self.recipe.arguments,
+            "training": self.recipe.training,
+            "steps": self.steps,
+            "epochs": round(self.epochs, 2),
+            "expected_minutes": None if self.seconds is None else round(self.seconds / 60, 2),
+            "machine": self.machine.name,
+            "changes": [vars(change) for change in self.recipe.changes],
+        }
+
+    def _length(self) -> str:
+        size = f"{self.n:,} items of {self.source.image_size} pixels" if self.source.image_size else f"{self.n:,} items"
+        time = "" if self.seconds is None else f", about {max(self.seconds / 60, 0.1):.1f} minutes"
+        if not self.steps:
+            return f"length: {size}, solved in closed form on {self.machine.name}{time}"
+        return (
+            f"length: {self.steps:,} steps of {self.batch_size} out of {size} ({self.epochs:.1f} epochs) "
+            f"on {self.machine.name}{time}"
+        )
+
+
+def plan(settings: LearnSettings) -> Plan | Finished:
+    """Open the data, choose what was left open, and time a step where the length is given in minutes. Writes nothing.
+
+    Raises:
+        as `tacit.learn`.
+    """
+    folder, machine = Path(settings.out), Machine.here(settings.devices)
+    saved = read_config(folder) if (folder / "config.json").exists() and not settings.overwrite else None
+    if saved is not None:
+        _expect_same(folder, saved, settings)
+        if all((folder / name).exists() for name in ("model.safetensors", "summary.json", "report.html")):
+            return Finished(settings, folder)
+    source = _open(settings)
+    description = source.description
+    if description["n"] < 2:
+        where = str(settings.data)
+        raise DataError(f"data={where!r}: one item; expected at least 2 to learn from (`tacit embed` takes one)")
+    minutes = settings.minutes or (None if settings.epochs or settings.max_steps else MINUTES[machine.device])
+    method, why = settings.method, "you asked for it"
+    if method == "auto":
+        method, why = choose(description, machine, minutes)
+    _expect_no_labels(method)
+    given = {name: getattr(settings, name) for name in ("batch_size", "lr", "optimizer", "weight_decay")}
+    made = recipe(
+        method,
+        description,
+        machine,
+        model=_model(settings),
+        arguments=settings.arguments,
+        given={name: value for name, value in given.items() if value is not None},
+        precision=settings.precision,
+    )
+    state = "new" if saved is None else "resume"
+    return _with_length(Plan(settings, folder, state, machine, source, made, why), saved, minutes)
+
+
+def comparable(settings: LearnSettings) -> dict[str, Any]:
+    """The settings that make a run what it is."""
+    return {name: value for name, value in settings.as_dict().items() if name not in LOCAL}
+
+
+def _open(settings: LearnSettings) -> Source:
+    return open_data(
+        settings.data,
+        modality=settings.modality,
+        image_size=settings.image_size,
+        labels=settings.labels,
+        on_error=settings.on_error,
+    )
+
+
+def _expect_same(folder: Path, saved: Mapping[str, Any], settings: LearnSettings) -> None:
+    changed = differences({"settings": saved.get("settings", {})}, {"settings": comparable(settings)})
+    if changed:
+        listed = "; ".join(change.removeprefix("settings.") for change in changed)
+        raise RunError(
+            f"out={str(folder)!r} holds a run with other settings ({listed}); give another out, the same settings to "
+            "go on with it, or overwrite to set it aside and start anew"
+        )
+
+
+def _expect_no_labels(method: str) -> None:
+    needed = wanted_columns(learner_class(method))
+    ok = "y" not in needed
+    remedy = "this one needs y: label items with `tacit label`, or call tacit.fit in Python"
+    expect("method", method, ok, "one that learns without labels", remedy)
+
+
+def _model(settings: LearnSettings) -> str:
+    """`--init timm:NAME` says which network, too."""
+    named = settings.init is not None and settings.init.partition(":")[0] in ("timm", "hf")
+    return str(settings.init) if settings.model == "auto" and named else settings.model
+
+
+def _with_length(made: Plan, saved: Mapping[str, Any] | None, minutes: float | None) -> Plan:
+    """Fix the number of steps: that of the run that goes on, as given, or from the step time measured now."""
+    settings = made.settings
+    kind = learner_class(made.recipe.method)
+    if closed_form(kind):
+        return _sized(made, kind, minutes, saved)
+    expect("batch_size", made.batch_size, made.batch_size <= made.n, f"at most the {made.n:,} items of the data")
+    per_epoch = _trained_on(made, kind) // made.batch_size
+    if saved is not None:
+        steps, seconds = int(saved["steps"]), saved["made"].get("seconds")
+    elif minutes is None:
+        steps, seconds = settings.max_steps or per_epoch * int(settings.epochs or 1), None
+    else:
+        each = step_seconds(made) * OVERHEAD
+        steps = max(1, int(minutes * 60 / each))
+        seconds = steps * each
+    return replace(made, steps=steps, epochs=steps / per_epoch, seconds=seconds)
+
+
+def _trained_on(made: Plan, kind: type[Learner]) -> int:
+    """Items that `fit` trains on: it keeps some for the held-out loss."""
+    held_out = held_out_count(kind, made.n, made.batch_size)
+    return made.n - held_out
+
+
+def step_seconds(made: Plan) -> float:
+    """Median time of a step here, after some that warm up, on a learner that is thrown away."""
+    times: list[float] = []
+
+    class Clock(Callback):
+        def step(self, step: int, loss: float, lr: float, health: str | None) -> None:
+            times.append(time.perf_counter())
+
+    some = made.source.dataset.select(slice(0, 4 * made.batch_size))
+    for steps in (5, 20):
+        times.clear()
+        fit(
+            made.learner(),
+            some,
+            max_steps=steps,
+            accelerator=made.accelerator,
+            callbacks=[Clock()],
+            **{**made.recipe.training, "warmup": 0.0},
+        )
+        gaps = [after - before for before, after in pairwise(times[1:])]
+        if sum(gaps) > 1:
+            break
+    return statistics.median(gaps)
+
+
+def _sized(made: Plan, kind: type[Learner], minutes: float | None, saved: Mapping[str, Any] | None) -> Plan:
+    """A closed form has no steps: time caps the argument that `sized_by` names, measured on a few items."""
+    if not hasattr(kind, "sized_by"):
+        return made
+    name, sizes = kind.sized_by
+    if saved is not None:
+        return _with_argument(made, name, saved["build"]["arguments"][name], saved["made"].get("seconds"))
+    if name in made.settings.arguments or minutes is None:
+        return made
+    least = min(sizes)
+    few = made.source.dataset.select(torch.linspace(0, made.n - 1, min(made.n, 400)).long())
+    trial = _with_argument(made, name, least, None)
+    clock = time.perf_counter()
+    learner = fit(trial.learner(), few, max_steps=1)
+    embed(learner.encoder, few)  # type: ignore[arg-type]
+    each = (time.perf_counter() - clock) / least / len(few) * made.n
+    largest = max([size for size in sizes if size * each <= minutes * 60], default=least)
+    return _with_argument(made, name, largest, largest * each, f"what fits in {minutes:g} minutes here")
+
+
+def _with_argument(made: Plan, name: str, value: Any, seconds: float | None, reason: str = "") -> Plan:
+    before, changes = made.recipe.arguments.get(name), made.recipe.changes
+    if reason and before not in (None, value):
+        changes = (*changes, Change(name, before, value, reason))
+    arguments = {**made.recipe.arguments, name: value}
+    return replace(made, recipe=replace(made.recipe, arguments=arguments, changes=changes), seconds=seconds)
+
+
+def _network(config: Mapping[str, Any] | None) -> str:
+    if config is None:
+        return "the method's own encoder"
+    width = f" of width {config['width']}" if "width" in config else ""
+    return f"{config['name']}{width}, reading {config['image_size']} pixels"

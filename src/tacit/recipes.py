@@ -1,0 +1,174 @@
+"""Recipes: a method's settings for this data on this machine, each change from the paper's with its reason."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tacit.building import ENCODERS, constructor_arguments, encoder_config, learner_class
+from tacit.errors import expect
+from tacit.learner import Learner
+
+TRAINING = ("batch_size", "lr", "optimizer", "weight_decay", "momentum", "warmup", "schedule", "clip")
+"""Words of `settings` that `fit` takes; the others are the constructor's, `model`, or a length."""
+
+REASONS = {
+    "optimizer": "LARS is made for batches of thousands",
+    "lr": "goes with optimizer, batch and length",
+    "batch_size": "smaller data and networks learn more from more steps",
+    "weight_decay": "goes with the optimizer",
+    "warmup": "a short run warms up over a larger share of its steps",
+    "epochs": "as many as the time given allows",
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the recipe needs to know of the machine."""
+
+    device: str
+    """cpu, cuda or mps."""
+    name: str
+    cores: int
+    bfloat16: bool
+
+    @classmethod
+    def here(cls, devices: int | str = "auto") -> Machine:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if devices != "cpu" and torch.cuda.is_available():
+            name = torch.cuda.get_device_name()
+            return cls("cuda", name, cores, torch.cuda.is_bf16_supported(including_emulation=False))
+        # on a CPU without its own instructions bfloat16 is emulated, and slower
+        bfloat16 = bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        return cls("cpu", f"{cores} CPU core{'s' * (cores > 1)}", cores, bfloat16)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A setting that differs from the paper's."""
+
+    setting: str
+    paper: Any
+    here: Any
+    reason: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a run is made from but its length and seed."""
+
+    method: str
+    encoder: dict[str, Any] | None
+    """Config of the encoder; None where the method makes its own."""
+    arguments: dict[str, Any]
+    training: dict[str, Any]
+    changes: tuple[Change, ...]
+
+
+def recipe(
+    method: str,
+    description: Mapping[str, Any],
+    machine: Machine,
+    *,
+    model: str = "auto",
+    arguments: Mapping[str, Any] | None = None,
+    given: Mapping[str, Any] | None = None,
+    precision: str = "auto",
+) -> Recipe:
+    """The method's `settings["small"]`, fitted to the data and the machine.
+
+    A value that the user gave is kept, and an error later if it cannot be; one of the recipe's own shrinks to fit.
+
+    Args:
+        method: id of a learner.
+        description: of the data: `n`, `image_size`, `channels`.
+        machine: where it will run.
+        model: name of the encoder, or `auto`.
+        arguments: of the method's constructor, from the user.
+        given: training settings from the user, by the names of `fit`.
+        precision: `auto`, `32-true` or `bf16-mixed`.
+
+    Raises:
+        ArgumentError: unknown method, or an encoder for a method that makes its own.
+    """
+    kind, given = learner_class(method), dict(given or {})
+    preset, n = dict(kind.settings.get("small", {})), int(description["n"])
+    taken = constructor_arguments(kind)  # which go first: BYOL's momentum is not the optimiser's
+    training = {name: value for name, value in preset.items() if name in TRAINING and name not in taken} | given
+    changes = _changes(kind, training, given)
+    if training.get("batch_size", 256) > n and "batch_size" not in given:
+        changes.append(Change("batch_size", training.get("batch_size", 256), n, f"there are {n:,} items"))
+        training["batch_size"] = n
+    chosen = {name: value for name, value in preset.items() if name in taken} | dict(arguments or {})
+    limit = min(n, _columns(description))
+    if chosen.get("n_components", 0) > limit and "n_components" not in (arguments or {}):
+        changes.append(
+            Change("n_components", chosen["n_components"], limit, "no more directions than items or columns")
+        )
+        chosen["n_components"] = limit
+    if chosen.get("queue_size", 0) > n // 2 and "queue_size" not in (arguments or {}):
+        fits = max(n // 2, 1)
+        changes.append(Change("queue_size", chosen["queue_size"], fits, "else items would meet their own older keys"))
+        chosen["queue_size"] = fits
+    if precision == "auto":
+        precision = "bf16-mixed" if machine.bfloat16 else "32-true"
+    training |= {"precision": precision, "channels_last": "encoder" in taken}
+    return Recipe(method, _encoder(kind, description, machine, model), chosen, training, tuple(changes))
+
+
+def _columns(description: Mapping[str, Any]) -> int:
+    """Numbers in one item, as a closed-form method sees it."""
+    if description.get("image_size") is None:
+        return int(description["dim"])
+    return int(description["channels"] * description["image_size"] ** 2)
+
+
+def _encoder(
+    kind: type[Learner], description: Mapping[str, Any], machine: Machine, model: str
+) -> dict[str, Any] | None:
+    if "encoder" not in constructor_arguments(kind):
+        expect("model", model, model == "auto", "auto", f"{kind.system_id} makes its own encoder")  # type: ignore[attr-defined]
+        return None
+    shape = {"image_size": description["image_size"], "in_channels": description["channels"]}
+    if model != "auto":
+        return {"name": model} | (ENCODERS["auto"] if model == ENCODERS["auto"]["name"] else {}) | shape
+    config = encoder_config(kind, "auto")
+    if machine.device == "cuda":
+        name = "vit-tiny" if config["name"].startswith("vit") else "resnet18"
+        config = {"name": name} | {key: config[key] for key in ("layer",) if key in config}
+    return config | shape
+
+
+def _changes(kind: type[Learner], training: Mapping[str, Any], given: Mapping[str, Any]) -> list[Change]:
+    paper = kind.settings.get("paper", {})
+    small = kind.settings.get("small", {})
+    here = {**small, **training}
+    changed = [name for name in here if name != "model" and here[name] != paper.get(name, here[name])]
+    return [
+        Change(
+            name, paper[name], here[name], "you asked for it" if name in given else REASONS.get(name, "small preset")
+        )
+        for name in changed
+    ]
+
+
+def choose(description: Mapping[str, Any], machine: Machine, minutes: float | None) -> tuple[str, str]:
+    """The method that `auto` takes, and why: the first row of auto.json that fits kind of data, size, device and time.
+
+    >>> choose({"modality": "points", "n": 100}, Machine("cpu", "1 CPU core", 1, False), 10)[0]
+    'pca'
+    """
+    table = json.loads((Path(__file__).parent / "auto.json").read_text(encoding="utf-8"))
+    wanted = {"modality": description.get("modality"), "device": "gpu" if machine.device == "cuda" else "cpu"}
+    for row in table["rows"]:
+        same = all(row[name] in (value, "any") for name, value in wanted.items())
+        within = (minutes or 10) <= row.get("minutes_up_to", float("inf"))
+        if same and within and description["n"] >= row.get("n_from", 0):
+            return row["method"], row["reason"]
+    return "pca", "nothing in auto.json fits this data"

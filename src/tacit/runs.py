@@ -1,0 +1,301 @@
+"""Run: what `tacit load` gives back of a run folder, and what can be asked of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tacit.building import rebuild
+from tacit.checkpoints import read_config, save_tensors
+from tacit.embedding import embed, encode, evaluating
+from tacit.errors import ArgumentError, MissingExtra, RunError, expect, unknown
+from tacit.learner import load_state
+
+if TYPE_CHECKING:
+    from tacit.store import Hit, Items
+
+
+@dataclass(frozen=True)
+class Group:
+    """Items that are (nearly) the same picture."""
+
+    items: Sequence[int]
+    uris: Sequence[str]
+    similarity: float
+    """The least cosine between two that were linked."""
+    exact: bool
+
+
+class Run:
+    """A run folder: its encoder, its items, and what can be asked of them. Parts load when they are first asked for.
+
+    Only classes of installed packages are built from a run, and weights are safetensors: a stranger's run runs no code.
+
+    Args:
+        folder: of a finished run.
+        encoder: for a run that was trained with a module of your own, one like it (its weights are loaded into it).
+
+    Raises:
+        RunError: not a run, or of a newer format.
+    """
+
+    def __init__(self, folder: str | Path, *, encoder: nn.Module | None = None) -> None:
+        self.folder = Path(folder)
+        self.config = read_config(self.folder)
+        self._given = encoder
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
+    @cached_property
+    def encoder(self) -> nn.Module:
+        """The encoder with its weights, in eval mode: `run.encoder(run.encoder.prepare(images))`."""
+        return load_encoder(self.folder, given=self._given)
+
+    @cached_property
+    def items(self) -> Items:
+        """The table of items."""
+        from tacit.store import Items
+
+        return Items.open(self.folder)
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The figures of the report.
+
+        Raises:
+            RunError: the run is unfinished.
+        """
+        place = self.folder / "summary.json"
+        if not place.exists():
+            raise RunError(f"run={str(self.folder)!r} is unfinished: the command that began it goes on with it")
+        return json.loads(place.read_text(encoding="utf-8"))
+
+    def numbers(self) -> list[str]:
+        """The three numbers a person wants, in words."""
+        return _numbers(self.summary)
+
+    def next_commands(self) -> list[str]:
+        """What to type next."""
+        return list(self.summary.get("next", []))
+
+    def embed(self, data: Any, **options: Any) -> np.ndarray:
+        """Vectors of other data, (n, dim); as `tacit.embed`."""
+        return embed(self.encoder, data, **options)
+
+    def search(self, query: Any, k: int = 10) -> list[Hit]:
+        """The k items most like a picture.
+
+        Args:
+            query: path of an image, a PIL image, an array (c, h, w), or an item number of this run.
+            k: how many, fewer where the run has fewer.
+
+        Raises:
+            ArgumentError: not an image, or no such item.
+        """
+        expect("k", k, isinstance(k, int) and k >= 1, "at least 1")
+        return self.items.search(self._vector_of(query), k)
+
+    def duplicates(self) -> list[Group]:
+        """Groups of equal or nearly equal items, the most alike first."""
+        groups = self.summary["duplicates"]
+        numbers = sorted({item for group in groups for item in group["items"]})
+        rows = self.items.rows(numbers, ["uri"]) if numbers else []
+        uris = {number: row["uri"] for number, row in zip(numbers, rows, strict=True)}
+        return [
+            Group(group["items"], [uris[i] for i in group["items"]], group["similarity"], group["exact"])
+            for group in groups
+        ]
+
+    def report(self, *, thumbnails: bool = True) -> Path:
+        """Write report.html anew from the run's files, and return its path."""
+        from tacit.report import write_report
+
+        return write_report(self.folder, thumbnails=thumbnails)
+
+    def export(self, to: str = "safetensors", path: str | Path | None = None) -> Path:
+        """Write the encoder alone.
+
+        Args:
+            to: `safetensors`, with what rebuilds it in the file's metadata, or `onnx` (input: float images in [0, 1],
+                (n, channels, size, size), normalisation included; any n).
+            path: of the file; in the run folder if left out.
+
+        Raises:
+            MissingExtra: onnx is not installed.
+            RunError: the file exists already.
+        """
+        if to not in ("safetensors", "onnx"):
+            raise unknown("to", to, ("safetensors", "onnx"))
+        place = Path(path) if path is not None else self.folder / f"encoder.{to}"
+        if place.exists() and path is not None:
+            raise RunError(f"path={str(place)!r} exists; give another, nothing is overwritten")
+        if to == "safetensors":
+            save_tensors(place, self.encoder.state_dict())
+        else:
+            _export_onnx(self.encoder, place)
+        return place
+
+    def push_to_hub(self, name: str, **options: Any) -> Any:
+        """Publish the encoder on the Hugging Face hub, as `user/name`."""
+        return self.encoder.push_to_hub(name, **options)  # type: ignore[operator]
+
+    def _vector_of(self, query: Any) -> np.ndarray:
+        if isinstance(query, int | np.integer):
+            return self.items.rows([int(query)], ["vector"])[0]["vector"]
+        with evaluating(self.encoder):
+            return encode(self.encoder, _one_image(query, self.encoder))[0].float().numpy()
+
+
+def load(path: str | Path, *, encoder: nn.Module | None = None) -> Run:
+    """Open a run folder; see `Run`.
+
+    Raises:
+        RunError: not a run, or of a newer format.
+    """
+    return Run(path, encoder=encoder)
+
+
+def load_encoder(
+    source: str | Path,
+    *,
+    config: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    given: nn.Module | None = None,
+) -> nn.Module:
+    """An encoder with weights.
+
+    Args:
+        source: a run folder, a .safetensors file, `timm:NAME` or `hf:NAME`.
+        config: of the encoder to load a file's or run's weights into; a run knows its own.
+        image_size: for `timm:` and `hf:`, in place of the model's own.
+        given: an encoder of your own to load a run's weights into.
+
+    Raises:
+        ArgumentError: weights that do not fit the encoder.
+        RunError: not a run; or one with a module of your own that was not given.
+    """
+    text = str(source)
+    if text.split(":")[0] in ("timm", "hf"):
+        from tacit.nn import encoder as make
+
+        return make(text, **({} if image_size is None else {"image_size": image_size})).eval()
+    if text.endswith(".safetensors"):
+        expect("init", text, config is not None, "a named encoder to load the file into", "say which: model=...")
+        return _filled(_make(config), _encoder_part(load_file(text)), text)
+    described = read_config(source).get("build", {})
+    state = _encoder_part(_state(Path(source)))
+    if given is not None:
+        return _filled(given, state, text)
+    wanted = described.get("encoder")
+    if config is not None and (wanted is None or config["name"] != wanted["name"]):
+        raise ArgumentError(f"init={text!r}: its encoder is {wanted and wanted['name']}, not {config['name']}")
+    if described.get("system") is None or config is not None:
+        if wanted is None:
+            raise RunError(
+                f"run={text!r}: its encoder is a module of your own: tacit.load(path, encoder=...) with one like it"
+            )
+        return _filled(_make(config or wanted), state, text)
+    return _filled(rebuild(described).encoder, state, text)  # type: ignore[arg-type]
+
+
+def _make(config: Mapping[str, Any] | None) -> nn.Module:
+    from tacit.nn import encoder as make
+
+    return make(**dict(config or {}))
+
+
+def _state(run: Path) -> dict[str, Tensor]:
+    place = run / "model.safetensors"
+    if not place.exists():
+        raise RunError(f"run={str(run)!r} is unfinished: the command that began it goes on with it")
+    return load_file(place)
+
+
+def _encoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    part = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
+    return part or dict(state)
+
+
+def _filled(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:
+    try:
+        load_state(encoder, state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise ArgumentError(
+            f"{source!r}: its weights do not fit the encoder {type(encoder).__name__}: {first}"
+        ) from error
+    return encoder.eval()
+
+
+def _one_image(query: Any, encoder: nn.Module) -> Tensor:
+    """A query as a batch of one."""
+    from PIL import Image
+
+    if isinstance(query, np.ndarray | Tensor):
+        return torch.as_tensor(query)[None]
+    if isinstance(query, str | Path):
+        from tacit.data import read_image
+
+        pixels = read_image(query, size=encoder.image_size, channels=encoder.in_channels)  # type: ignore[arg-type]
+        return torch.as_tensor(pixels)[None]
+    if isinstance(query, Image.Image):
+        return encoder.prepare([query])  # type: ignore[operator]
+    raise ArgumentError(f"query={type(query).__name__}: expected a path, a PIL image, an array or an item number")
+
+
+def _export_onnx(encoder: nn.Module, place: Path) -> None:
+    import importlib.util
+
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtra(package, "export", "export to onnx")
+    size, channels = encoder.image_size, encoder.in_channels
+    example = torch.rand(2, channels, size, size)  # type: ignore[arg-type]
+    draft = place.with_name(f".draft-{place.name}")
+    batch = torch.export.Dim("n", min=1)
+    with evaluating(encoder):
+        torch.onnx.export(
+            encoder,
+            (example,),
+            str(draft),
+            input_names=["images"],
+            output_names=["vectors"],
+            dynamic_shapes=({0: batch},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    draft.replace(place)
+
+
+def _numbers(summary: Mapping[str, Any]) -> list[str]:
+    lines = []
+    health = summary.get("health") or {}
+    if health.get("word"):
+        rank = health.get("effective_rank")
+        said = f", effective rank {rank['value']:.1f} ({rank['low']:.1f}-{rank['high']:.1f})" if rank else ""
+        lines.append(f"health: {health['word']} ({health['reason']}){said}")
+    views = summary.get("neighbours")
+    if views and views.get("raw"):
+        lines.append(
+            f"neighbours: {views['trained']['value']:.0%} of views are nearest to their original, "
+            f"{views['raw']['value']:.0%} by raw input"
+        )
+    clusters = summary["clusters"]
+    low, high = clusters["range"]
+    stability = clusters["stability"]
+    lines.append(
+        f"clusters: {clusters['n']} (plausible: {low} to {high}), stability {stability['value']:.2f} "
+        f"({stability['low']:.2f}-{stability['high']:.2f}) over seeds"
+    )
+    return lines

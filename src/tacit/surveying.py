@@ -1,0 +1,266 @@
+"""survey: what an encoder shows of the data: map, clusters, duplicates, outliers, and labels if there are any."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tacit.data import Ledger, Source
+from tacit.embedding import embed
+from tacit.evaluate import knn_accuracy, linear_probe, neighbours, view_retrieval
+from tacit.report import find_clusters, near_duplicates, neighbour_map, typicality
+from tacit.store import Items
+from tacit.training import fit, mix
+
+Say = Callable[[str], None]
+
+SHOWN = 24
+"""Items of a cluster's contact sheet."""
+SCORED = 4000
+"""Labelled items that the comparison of encoders uses, half to learn from and half to score."""
+RETRIEVED = 1000
+
+
+def survey(
+    folder: Path, source: Source, encoder: nn.Module, *, untrained: nn.Module | None, seed: int, say: Say
+) -> dict[str, Any]:
+    """Embed all items, write items.lance and labels.sqlite, and return the figures for summary.json.
+
+    Args:
+        folder: of the run.
+        source: the data, with labels found on the way.
+        encoder: trained.
+        untrained: the same with its initial weights, or None.
+        seed: of everything that is drawn.
+        say: told what is being done.
+    """
+    n = len(source.dataset)
+    say(f"embedding {n:,} items")
+    vectors = embed(encoder, source.dataset)
+    say("looking for clusters, duplicates and outliers, drawing the map")
+    clusters = find_clusters(vectors, seed=seed)
+    places = neighbour_map(vectors, seed=seed)
+    typical = typicality(vectors)
+    groups = near_duplicates(vectors, images=source.dataset["x"], hashes=source.hashes)
+    _store(folder, source, vectors, places, clusters, -typical)
+    found = {
+        "data": _data_facts(source),
+        "model": _model_facts(encoder),
+        "neighbours": _view_retrieval(encoder, source, seed),
+        "clusters": _cluster_facts(clusters, vectors),
+        "duplicates": [_group_facts(group) for group in groups],
+        "untypical": [int(i) for i in np.argsort(typical)[:24]],
+        "neighbour_examples": _examples(vectors, seed),
+        "labels": _labels(folder, source, vectors, untrained, seed, say),
+    }
+    return found | {"next": _next_commands(folder, source)}
+
+
+def _store(folder: Path, source: Source, vectors: np.ndarray, places: np.ndarray, clusters: Any, outlier: Any) -> None:
+    def batches(size: int = 2000) -> Iterator[dict[str, Any]]:
+        for start in range(0, len(vectors), size):
+            rows = range(start, min(start + size, len(vectors)))
+            part = slice(start, rows.stop)
+            yield {
+                "item": np.arange(start, rows.stop),
+                "hash": [source.hashes[i] for i in rows],
+                "uri": [source.uris[i] for i in rows],
+                "source": [source.where] * len(rows),
+                "thumbnail": [b"" if source.thumbnails is None else source.thumbnails[i] for i in rows],
+                "vector": vectors[part],
+                "x2d": places[part, 0],
+                "y2d": places[part, 1],
+                "cluster": clusters.labels[part],
+                "confidence": clusters.confidence[part],
+                "outlier": outlier[part],
+                "meta": [json.dumps(_meta(source, i)) for i in rows],
+            }
+
+    Items.create(folder, batches())
+
+
+def _meta(source: Source, item: int) -> dict[str, Any]:
+    meta: dict[str, Any] = {}
+    said = {name: values[item] for name, values in source.labels.items() if values[item]}
+    if said:
+        meta["labels"] = said
+    if source.captions is not None and source.captions[item]:
+        meta["caption"] = source.captions[item]
+    return meta
+
+
+def _data_facts(source: Source) -> dict[str, Any]:
+    return {
+        "where": source.where,
+        "n": len(source.dataset),
+        "skipped": len(source.skipped),
+        "modality": source.modality,
+        "channels": source.channels,
+        "image_size": source.image_size,
+        "lines": source.describe(),
+    }
+
+
+def _model_facts(encoder: nn.Module) -> dict[str, Any]:
+    config = getattr(encoder, "config", None) or {}
+    parameters = sum(p.numel() for p in encoder.parameters()) or sum(b.numel() for b in encoder.buffers())
+    return {"name": config.get("name", type(encoder).__name__), "dim": int(encoder.dim), "parameters": parameters}
+
+
+def _cluster_facts(clusters: Any, vectors: np.ndarray) -> dict[str, Any]:
+    sheets = []
+    for number in range(clusters.n_clusters):
+        members = np.flatnonzero(clusters.labels == number)
+        first = members[np.argsort(-clusters.confidence[members], kind="stable")][:SHOWN]
+        sheets.append(
+            {
+                "cluster": number,
+                "size": len(members),
+                "stability": float(clusters.per_cluster_stability[number]),
+                "items": first.tolist(),
+            }
+        )
+    return {
+        "n": int(clusters.n_clusters),
+        "range": [int(v) for v in clusters.range],
+        "stability": _estimate(clusters.stability),
+        "per_cluster": sheets,
+    }
+
+
+def _group_facts(group: Any) -> dict[str, Any]:
+    return {"items": [int(i) for i in group.items], "similarity": float(group.similarity), "exact": bool(group.exact)}
+
+
+def _examples(vectors: np.ndarray, seed: int, count: int = 12, shown: int = 8) -> list[dict[str, Any]]:
+    picked = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:count])
+    k = min(shown + 1, len(vectors))
+    scores, items = neighbours(vectors[picked], vectors, k)
+    return [
+        {
+            "item": int(item),
+            "neighbours": [
+                {"item": int(i), "score": round(float(s), 4)}
+                for s, i in zip(row_s, row_i, strict=True)
+                if int(i) != item
+            ][:shown],
+        }
+        for item, row_s, row_i in zip(picked, scores, items, strict=True)
+    ]
+
+
+def _view_retrieval(encoder: nn.Module, source: Source, seed: int) -> dict[str, Any] | None:
+    """How often a view's nearest item among 1,000 is its original, by the encoder and by raw input."""
+    if source.modality != "image":
+        return None
+    from tacit.views import as_float, two_crops
+
+    n, size = len(source.dataset), int(encoder.image_size)  # type: ignore[arg-type]
+    picked = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:RETRIEVED]
+    originals = source.dataset["x"][picked]
+    views = two_crops(size, channels=source.channels, scale=(0.4, 1.0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix(seed, "view retrieval", 0))
+        pairs = (as_float(originals, size), views(originals)[0])
+    raw = [as_float(images, min(size, 32)).flatten(1) for images in pairs]
+    trained = [embed(encoder, {"x": images}) for images in pairs]
+    return {"trained": _estimate(view_retrieval(*trained)), "raw": _estimate(view_retrieval(*raw))}
+
+
+def _estimate(found: Any) -> dict[str, float]:
+    return {"value": float(found.value), "low": float(found.low), "high": float(found.high), "n": int(found.n)}
+
+
+# labels: for choosing on one part and reporting on the other, never for learning
+
+
+def _labels(
+    folder: Path, source: Source, vectors: np.ndarray, untrained: nn.Module | None, seed: int, say: Say
+) -> list[dict[str, Any]] | None:
+    usable = {name: values for name, values in source.labels.items() if 2 <= len({v for v in values if v}) <= 1000}
+    ledger = Ledger(folder / "labels.sqlite")
+    for name, values in source.labels.items():
+        ledger.put(name, dict(zip(source.hashes, values, strict=True)), source="found")
+    if not usable:
+        return None
+    say(f"scoring by the labels found ({', '.join(usable)}), which learning has not seen")
+    features: dict[str, np.ndarray] | None = None
+    found = []
+    for name, values in usable.items():
+        ledger.split(name, seed)
+        learned = ledger.take(name, "choose", "fitting k-NN and the linear probe, and its penalty")
+        scored = ledger.take(name, "report", "accuracy of k-NN and linear probe")
+        train, test = (_rows(source, taken, seed) for taken in (learned, scored))
+        if len({values[i] for i in train}) < 2 or len(test) < 10:
+            continue
+        if features is None:
+            features = {"trained": vectors} | _baselines(source, untrained, seed)
+        y = [[taken[source.hashes[i]] for i in rows] for rows, taken in ((train, learned), (test, scored))]
+        rows = [_score_row(encoder, x, train, test, y) for encoder, x in features.items()]
+        uses = [use._asdict() for use in ledger.uses() if use.name == name]
+        found.append({"name": name, "source": "found", "classes": len(set(y[0])), "rows": rows, "uses": uses})
+    return found or None
+
+
+def _rows(source: Source, taken: Mapping[str, str], seed: int) -> np.ndarray:
+    """Numbers of the items whose label was taken, an even sample of at most half of `SCORED`; no duplicate twice."""
+    seen: set[str] = set()
+    rows = [i for i, item in enumerate(source.hashes) if item in taken and not (item in seen or seen.add(item))]  # type: ignore[func-returns-value]
+    picked = np.random.default_rng(seed).permutation(len(rows))[: SCORED // 2]
+    return np.asarray(rows)[np.sort(picked)]
+
+
+def _score_row(encoder: str, x: np.ndarray, train: np.ndarray, test: np.ndarray, y: list[list[str]]) -> dict[str, Any]:
+    parts = (x[train], np.asarray(y[0]), x[test], np.asarray(y[1]))
+    return {
+        "encoder": encoder,
+        "knn": _estimate(knn_accuracy(*parts)),
+        "linear": _estimate(linear_probe(*parts)),
+    }
+
+
+def _baselines(source: Source, untrained: nn.Module | None, seed: int) -> dict[str, np.ndarray]:
+    """Vectors of all items by what costs next to nothing, so that nobody is fooled."""
+    from tacit.building import build
+
+    data, n = source.dataset, len(source.dataset)
+    found: dict[str, np.ndarray] = {}
+    if untrained is not None:
+        found["untrained"] = embed(untrained, data)
+    found["pixels"] = _pixels(source)
+    some = data.select(torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:SCORED].sort().values)
+    description = dict(source.description)
+    columns = found["pixels"].shape[1]
+    if source.image_size:
+        description["image_size"] = min(source.image_size, 32)
+    for label, id, arguments in (
+        ("whitened PCA", "pca", {"n_components": min(128, len(some), columns)}),
+        ("patch k-means", "patch-kmeans", {"n_clusters": 200}),
+    ):
+        if source.modality == "image" or id == "pca":
+            learner = fit(build(id, description, arguments=arguments, seed=seed), some, max_steps=1, seed=seed)
+            found[label] = embed(learner.encoder, data)  # type: ignore[arg-type]
+    return found
+
+
+def _pixels(source: Source) -> np.ndarray:
+    from tacit.views import as_float
+
+    if source.modality != "image":
+        return np.concatenate([chunk.flatten(1).numpy() for chunk in source.dataset.chunks("x")])
+    # 16 pixels: what a probe can read of a raw picture without thousands of columns
+    return np.concatenate([as_float(chunk, 16).flatten(1).numpy() for chunk in source.dataset.chunks("x")])
+
+
+def _next_commands(folder: Path, source: Source) -> list[str]:
+    first = Path(source.where) / next(iter(source.uris), "")
+    query = shlex.quote(str(first)) if first.is_file() else "PICTURE.jpg"
+    run = shlex.quote(str(folder))
+    return [f"tacit search {run} {query}", f"tacit search {run} --duplicates", f"tacit export {run} --to onnx"]
