@@ -60,10 +60,10 @@ def test_parts_of_a_batch_give_what_the_whole_gives(make, monkeypatch):
     x = torch.randint(0, 256, (9, 3, 48, 40), dtype=torch.uint8)
     views = make(40)
     torch.manual_seed(0)
-    monkeypatch.setattr(pending_module, "_PART_BYTES", 1)
+    monkeypatch.setattr(pending_module, "_CPU_PART", 1)
     one_at_a_time = views(x)
     torch.manual_seed(0)
-    monkeypatch.setattr(pending_module, "_PART_BYTES", 2**40)
+    monkeypatch.setattr(pending_module, "_CPU_PART", 2**40)
     whole = views(x)
     for a, b in zip(one_at_a_time, whole, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
