@@ -16,7 +16,7 @@ from tacit.learner import Learner
 ENCODERS = {
     "tiny": {"name": "resnet8", "width": 8},
     "small": {"name": "resnet8", "width": 16},
-    "auto": {"name": "resnet8", "width": 48},
+    "auto": {"name": "resnet8", "width": 32},
 }
 """The encoder of each size, where the learner does not call for another."""
 

@@ -247,9 +247,16 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     with removed_on_error(draft):
         # clones: safetensors refuses tensors that share memory
         save_file({name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, draft)
+        draft.chmod(0o666 & ~_umask())  # safetensors makes files that their owner alone may read
         sync(draft)
         draft.replace(path)
         sync(path.parent)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def sync(path: Path) -> None:

@@ -229,7 +229,18 @@ def _with_length(made: Plan, saved: Mapping[str, Any] | None, minutes: float | N
         each = step_seconds(made) * OVERHEAD
         steps = max(1, int(minutes * 60 / each))
         seconds = steps * each
-    return replace(made, steps=steps, epochs=steps / per_epoch, seconds=seconds)
+    epochs = steps / per_epoch
+    return replace(made, steps=steps, epochs=epochs, seconds=seconds, recipe=_with_epochs(made, kind, epochs, minutes))
+
+
+def _with_epochs(made: Plan, kind: type[Learner], epochs: float, minutes: float | None) -> Recipe:
+    """The recipe, with what the length changes from the paper's."""
+    paper = kind.settings.get("paper", {}).get("epochs")
+    if paper is None or round(epochs, 1) == paper:
+        return made.recipe
+    reason = "you asked for it" if minutes is None else f"what fits in {minutes:g} minutes here"
+    change = Change("epochs", paper, round(epochs, 1), reason)
+    return replace(made.recipe, changes=(*made.recipe.changes, change))
 
 
 def _trained_on(made: Plan, kind: type[Learner]) -> int:

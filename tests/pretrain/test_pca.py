@@ -28,7 +28,7 @@ def test_images_are_read_in_chunks_of_bytes():
 
 
 def test_more_components_than_items_is_refused():
-    with pytest.raises(ArgumentError, match="n_components=9.*at most 3"):
+    with pytest.raises(ArgumentError, match=r"n_components=9.*at most 3"):
         WhitenedPCA(n_components=9).before_fit(Dataset({"x": torch.randn(3, 20)}))
 
 

@@ -274,7 +274,9 @@ def _find_drawn(name: str, labels: str) -> Listing | Points:
         raise unknown("x", name, DRAWN)
     drawn = load_demo() if name == "demo" else load_digits()
     _arrays.check_labels(labels, list(drawn.labels))
-    kept: Labels = {key: list(values) for key, values in drawn.labels.items() if labels in ("auto", key)}
+    kept: Labels = {
+        key: [value or None for value in values] for key, values in drawn.labels.items() if labels in ("auto", key)
+    }
     where = "pictures that tacit draws" if name == "demo" else "scikit-learn's handwritten digits"
     captions: list[str | None] | None = list(drawn.captions) if drawn.captions else None
     return list_array(

@@ -1,0 +1,261 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tacit
+from tacit.checkpoints import read_model
+from tacit.errors import ArgumentError, DataError, RunError
+from tacit.learning import embed_run
+from tacit.planning import plan
+from tacit.runs import load
+from tacit.settings import LearnSettings
+
+SMALL = {"method": "simclr", "max_steps": 4, "batch_size": 16, "verbose": False, "image_size": 32}
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """90 pictures in three folders, three files that are none, and two that are the same."""
+    folder = tmp_path_factory.mktemp("photos")
+    chance = np.random.default_rng(0)
+    for number in range(90):
+        kind = ("stripes", "dots", "plain")[number % 3]
+        picture = np.full((40, 40, 3), chance.integers(60, 200, 3), np.uint8)
+        if kind == "stripes":
+            picture[:: int(chance.integers(3, 6))] = 255
+        if kind == "dots":
+            picture[:: int(chance.integers(4, 7)), ::3] = 0
+        place = folder / kind / f"{number:03d}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(place)
+    Image.open(folder / "dots" / "001.png").save(folder / "dots" / "copy of 001.png")
+    (folder / "plain" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut off")
+    (folder / "plain" / "empty.png").write_bytes(b"")
+    (folder / "plain" / "text.jpg").write_text("not a picture")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(photos, tmp_path_factory):
+    return tacit.learn(photos, out=str(tmp_path_factory.mktemp("runs") / "run"), **SMALL)
+
+
+def test_a_run_holds_all_that_the_design_says(run):
+    names = {path.name for path in run.folder.iterdir()}
+    promised = "README.md config.json model.safetensors items.lance labels.sqlite metrics.jsonl report.html skipped.csv"
+    assert set(promised.split()) | {"environment.json", "summary.json", "checkpoints"} <= names
+
+
+def test_bad_files_are_listed_with_their_reasons(run):
+    listed = (run.folder / "skipped.csv").read_text()
+    assert all(name in listed for name in ("broken.jpg", "empty.png", "text.jpg"))
+    assert run.summary["data"]["n"] == 91
+    assert run.summary["data"]["skipped"] == 3
+
+
+def test_labels_found_are_scored_beside_baselines_and_never_learned_from(run):
+    (labels,) = run.summary["labels"]
+    assert labels["classes"] == 3
+    encoders = [row["encoder"] for row in labels["rows"]]
+    assert encoders == ["trained", "untrained", "pixels", "whitened PCA", "patch k-means"]
+    assert {use["part"] for use in labels["uses"]} == {"choose", "report"}
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config["data"]["columns"] == ["index", "x"]
+
+
+def test_a_picture_finds_itself(run, photos):
+    hits = run.search(photos / "dots" / "001.png", k=3)
+    assert {hits[0].uri, hits[1].uri} == {"dots/001.png", "dots/copy of 001.png"}
+    assert hits[0].score == pytest.approx(1, abs=1e-3)
+
+
+def test_the_copy_is_found(run):
+    exact = [set(group.uris) for group in run.duplicates() if group.exact]
+    assert {"dots/001.png", "dots/copy of 001.png"} in exact
+
+
+def test_embedding_again_gives_the_stored_vectors(run, photos):
+    np.testing.assert_allclose(run.embed(str(photos)), run.items.vectors(), atol=1e-4)
+
+
+def test_three_numbers_and_what_to_type_next(run):
+    assert [line.split(":")[0] for line in run.numbers()] == ["health", "neighbours", "clusters"]
+    assert run.next_commands()[0].startswith("tacit search")
+
+
+def test_the_same_call_again_changes_nothing(run, photos):
+    before = {
+        path: path.stat().st_mtime_ns for path in run.folder.rglob("*") if path.is_file() and path.name != ".lock"
+    }
+    again = tacit.learn(photos, out=str(run.folder), **SMALL)
+    assert again.folder == run.folder
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_other_settings_are_an_error_that_lists_them(run, photos):
+    with pytest.raises(RunError, match=r"batch_size: 16 in the run, 8 now; .*seed: 0 in the run, 3 now"):
+        tacit.learn(photos, out=str(run.folder), **{**SMALL, "batch_size": 8, "seed": 3})
+
+
+def test_other_data_is_an_error(run):
+    other = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), np.uint8)
+    unfinished = run.folder / "report.html"
+    kept = unfinished.read_bytes()
+    unfinished.unlink()
+    try:
+        with pytest.raises(RunError, match=r"data\.fingerprint"):
+            tacit.learn(other, out=str(run.folder), **SMALL)
+    finally:
+        unfinished.write_bytes(kept)
+
+
+def test_init_starts_from_the_runs_weights(run, photos, tmp_path):
+    made = plan(LearnSettings(data=photos, init=str(run.folder), out=str(tmp_path / "new"), **SMALL))
+    started = made.learner().encoder.state_dict()
+    assert all(torch.equal(value, started[name]) for name, value in run.encoder.state_dict().items())
+
+
+def test_embed_makes_a_run_that_all_commands_take(run, photos, tmp_path):
+    embedded = embed_run(str(run.folder), photos, out=tmp_path / "e", progress=False)
+    np.testing.assert_allclose(embedded.items.vectors(), run.items.vectors(), atol=1e-5)
+    assert embedded.search(0, k=1)[0].item == 0
+    assert (tmp_path / "e" / "report.html").exists()
+
+
+def test_one_picture_embeds_but_is_not_learned_from(run, photos, tmp_path):
+    one = photos / "dots" / "001.png"
+    assert len(embed_run(str(run.folder), one, out=tmp_path / "one", progress=False).items) == 1
+    with pytest.raises(DataError, match="one item"):
+        tacit.learn(one, out=str(tmp_path / "no"), **SMALL)
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"batch_size": 500}, ArgumentError, "batch_size=500: expected at most the 91 items"),
+        ({"method": "simcrl"}, ArgumentError, "did you mean 'simclr'"),
+        ({"arguments": {"temprature": 0.1}}, ArgumentError, "did you mean 'temperature'"),
+        ({"init": "nowhere/"}, RunError, "expected a run folder"),
+    ],
+)
+def test_wrong_settings_write_nothing(settings, error, message, photos, tmp_path):
+    with pytest.raises(error, match=message):
+        tacit.learn(photos, out=str(tmp_path / "run"), **{**SMALL, **settings})
+    assert not (tmp_path / "run").exists()
+
+
+def test_closed_forms_and_grey_pictures(tmp_path):
+    digits = tacit.data.load_digits().images[:200]
+    for method in ("pca", "patch-kmeans"):
+        run = tacit.learn(digits, out=str(tmp_path / method), method=method, verbose=False)
+        assert run.summary["training"]["closed_form"]
+        assert run.summary["health"]["word"] == "closed form"
+        assert run.encoder.dim <= 256
+        assert run.search(3, k=1)[0].item == 3
+
+
+def test_points(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    run = tacit.learn(x, out=str(tmp_path / "points"), verbose=False)
+    assert run.summary["method"]["id"] == "pca"
+    assert run.items.vectors().shape == (60, 5)
+
+
+def test_minutes_fix_the_steps_before_the_first(photos, tmp_path):
+    settings = {**SMALL, "max_steps": None, "minutes": 0.02}
+    run = tacit.learn(photos, out=str(tmp_path / "run"), **settings)
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config["steps"] == config["training"]["max_steps"] == run.summary["training"]["steps"] >= 1
+
+
+def test_onnx_gives_the_same_vectors(run, photos, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    place = run.export("onnx", tmp_path / "encoder.onnx")
+    x = run.encoder.prepare([Image.open(photos / "dots" / "001.png"), Image.open(photos / "plain" / "002.png")])
+    with torch.no_grad():
+        ours = run.encoder(x).numpy()
+    (theirs,) = runtime.InferenceSession(str(place)).run(None, {"images": x.numpy()})
+    np.testing.assert_allclose(theirs, ours, atol=1e-4)
+
+
+def test_a_strangers_run_runs_no_code_of_theirs(run, tmp_path):
+    """A config that names a module of its own is not imported; there is no pickle to load."""
+    config = json.loads((run.folder / "config.json").read_text())
+    config["class"] = "os.system"
+    config["build"]["encoder"] = {"name": "hf:stranger/model", "trust_remote_code": True}
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "config.json").write_text(json.dumps(config))
+    (stranger / "model.safetensors").write_bytes((run.folder / "model.safetensors").read_bytes())
+    with pytest.raises(ArgumentError, match="trust_remote_code"):
+        _ = load(stranger).encoder
+
+
+@pytest.mark.parametrize("format", sorted(p.name for p in (Path(__file__).parent / "runs").glob("format-*")))
+def test_runs_of_every_earlier_format_load(format):
+    run = load(Path(__file__).parent / "runs" / format)
+    expected = json.loads((run.folder / "expected.json").read_text())
+    x = torch.linspace(0, 1, 3 * 16 * 16).view(1, 3, 16, 16)
+    with torch.no_grad():
+        np.testing.assert_allclose(run.encoder(x)[0].numpy(), expected, atol=1e-4)
+    assert run.search(1, k=1)[0].item == 1
+
+
+def command(data, out, steps):
+    words = [
+        "learn",
+        str(data),
+        "--out",
+        str(out),
+        "--method",
+        "simclr",
+        "--max-steps",
+        str(steps),
+        "--batch-size",
+        "16",
+    ]
+    more = ["--image-size", "32", "--checkpoint-every", "5", "--threads", "1"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "tacit", *words, *more],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+
+
+@pytest.mark.slow
+def test_kill_minus_nine_during_tacit_learn(photos, tmp_path):
+    """60 steps, a checkpoint every 5, five kills at random moments, at least three of which resume past step 0."""
+    assert command(photos, tmp_path / "whole", 60).wait() == 0
+    chance, past = random.Random(1), 0
+    for _ in range(5):
+        process = command(photos, tmp_path / "killed", 60)
+        begun = len(list((tmp_path / "killed" / "checkpoints").glob("step-*")))
+        past += begun > 0
+        metrics = tmp_path / "killed" / "metrics.jsonl"
+        before = metrics.stat().st_size if metrics.exists() else 0
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            if metrics.exists() and metrics.stat().st_size > before:
+                break
+            time.sleep(0.05)
+        time.sleep(chance.uniform(0, 0.4))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert past >= 3
+    assert command(photos, tmp_path / "killed", 60).wait() == 0
+    whole, killed = (read_model(tmp_path / name) for name in ("whole", "killed"))
+    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
