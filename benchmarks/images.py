@@ -108,7 +108,7 @@ def run_one(method, seed, work):
         "batch_size": made.training.get("batch_size") if made and steps else None,
         "knn": knn.value,
         "linear": linear.value,
-        "effective_rank": effective_rank(vectors[1][:2000]).value,
+        "effective_rank": float(effective_rank(vectors[1][:2000])),
         "dim": vectors[0].shape[1],
         "seconds": round(trained, 1),
         "threads": torch.get_num_threads(),
