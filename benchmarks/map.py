@@ -1,8 +1,9 @@
-"""The map of the report at 50,000 points of 128 dimensions: at most two minutes on two quiet cores; umap-learn beside it.
+"""The report's map at 50,000 points of 128 dimensions: at most two minutes on two quiet cores; umap-learn beside it.
 
-Points are drawn (40 clusters on curved surfaces of ten dimensions), or are Fashion-MNIST's first 128 principal components
-where TACIT_DATA holds it. Preservation is the share of an item's 15 nearest neighbours in the data that are among its 15
-nearest on the map, over 2,000 items; trustworthiness@15 is scikit-learn's, on 3,000 items. Higher is better for both.
+Points are drawn (40 clusters on curved surfaces of ten dimensions), or are Fashion-MNIST's first 128 principal
+components where TACIT_DATA holds it. Preservation is the share of an item's 15 nearest neighbours in the data that
+are among its 15 nearest on the map, over 2,000 items; trustworthiness@15 is scikit-learn's, on 3,000 items. Higher is
+better for both.
 
     python benchmarks/map.py --json map.json
 """

@@ -20,7 +20,7 @@ from torch import Tensor
 from tacit.errors import RunError
 
 FORMAT = 1
-LATER = {"format", "tacit", "threads", "made"}
+LATER = {"format", "tacit", "class", "threads", "made"}
 """Parts of config.json in which a resumed run may differ from the command that resumes it."""
 
 

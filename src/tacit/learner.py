@@ -28,7 +28,7 @@ class Learner(nn.Module):
 
     Attributes:
         progress: share of the training done, in [0, 1]; kept up by `fit` and readable inside `loss`.
-        arguments: the plain values (numbers, texts, truth values) that the constructor was given, by name.
+        arguments: the constructor's plain values (numbers, texts, truth values), given or by default, by name.
         settings: recipes by name, such as `{"paper": {"lr": 0.2, ...}}`: optimizer, lr, batch_size, epochs or
             max_steps, weight_decay, warmup, and constructor arguments. Data beside the algorithm, which never reads it.
         loss_falls: False where the loss of one repeated batch need not fall (GANs), with the reason in a comment.
@@ -44,8 +44,9 @@ class Learner(nn.Module):
     def __new__(cls, *args: Any, **kwargs: Any) -> Learner:
         """Note the constructor's plain arguments, from which a saved run is built again."""
         learner = super().__new__(cls)
-        given = inspect.signature(cls.__init__).bind_partial(learner, *args, **kwargs).arguments
-        plain = {name: value for name, value in given.items() if isinstance(value, PLAIN)}
+        given = inspect.signature(cls.__init__).bind_partial(learner, *args, **kwargs)
+        given.apply_defaults()  # a default may change in a later version
+        plain = {name: value for name, value in given.arguments.items() if isinstance(value, PLAIN)}
         learner.__dict__["arguments"] = plain
         return learner
 

@@ -48,7 +48,8 @@ def survey(
     clusters = find_clusters(vectors, seed=seed)
     places = neighbour_map(vectors, seed=seed)
     typical = typicality(vectors)
-    groups = near_duplicates(vectors, images=source.dataset["x"], hashes=source.hashes)
+    images = source.dataset["x"] if source.modality == "image" else None
+    groups = near_duplicates(vectors, images=images, hashes=source.hashes)
     _store(folder, source, vectors, places, clusters, -typical)
     found = {
         "data": _data_facts(source),

@@ -6,10 +6,10 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "_card": ["write_card"],
-        "_clusters": ["find_clusters"],
-        "_duplicates": ["near_duplicates"],
+        "_clusters": ["Clusters", "find_clusters"],
+        "_duplicates": ["DuplicateGroup", "near_duplicates"],
         "_map": ["neighbour_map"],
         "_page": ["write_report"],
-        "_typical": ["typicality"],
+        "_typical": ["least_typical", "typicality"],
     },
 )

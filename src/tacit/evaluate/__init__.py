@@ -1,0 +1,32 @@
+"""Measures that everyone uses: k-NN, probes, spectra, the sphere, neighbourhoods, clusterings; with intervals."""
+
+from tacit.evaluate._agreement import neighbour_stability, view_retrieval
+from tacit.evaluate._clustering import ami, ari, clustering_accuracy, nmi
+from tacit.evaluate._estimates import Estimate, Score, mean_interval, wilson
+from tacit.evaluate._knn import knn_accuracy, knn_predict
+from tacit.evaluate._linear import linear_probe
+from tacit.evaluate._neighbours import approximate_neighbours, neighbours
+from tacit.evaluate._spectrum import effective_rank, rankme
+from tacit.evaluate._sphere import alignment, uniformity
+
+__all__ = [
+    "Estimate",
+    "Score",
+    "alignment",
+    "ami",
+    "approximate_neighbours",
+    "ari",
+    "clustering_accuracy",
+    "effective_rank",
+    "knn_accuracy",
+    "knn_predict",
+    "linear_probe",
+    "mean_interval",
+    "neighbour_stability",
+    "neighbours",
+    "nmi",
+    "rankme",
+    "uniformity",
+    "view_retrieval",
+    "wilson",
+]
