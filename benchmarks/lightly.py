@@ -3,8 +3,8 @@
 Same network (ResNet-8 of width 16), projection head, batch, optimiser, and views (SimCLR's for CIFAR) of 32-pixel
 images. lightly transforms image by image in two DataLoader workers, as its documentation has it; tacit's views run on
 whole batches. Each side has a process of its own; the sides take turns, and the ratio is taken pair by pair. Two
-comparisons: as each library's user gets it (tacit: bfloat16 and channels_last where the CPU has them; lightly's example:
-float32), and with lightly's loop given both by hand.
+comparisons: as each library's user gets it (tacit: bfloat16 and channels_last where the CPU has them; lightly's
+example: float32), and with lightly's loop given both by hand.
 
     python benchmarks/lightly.py --json lightly.json
 
