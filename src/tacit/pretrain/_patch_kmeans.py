@@ -15,7 +15,7 @@ from tacit.learner import Learner
 MAX_SIDE = 32
 """Larger images are reduced to this side first, which bounds the time an image takes."""
 
-MAX_PATCHES, MAX_IMAGES, BASIS_IMAGES, BASIS = 100_000, 20_000, 2_048, 512
+MAX_PATCHES, MAX_IMAGES, BASIS_IMAGES, BASIS = 100_000, 20_000, 2_048, 1_024
 CONTRAST_EPS = 10 / 255**2
 """The paper's 10 (section 4), for pixels in [0, 1]."""
 
@@ -28,7 +28,7 @@ def normalise_contrast(patches: Tensor, eps: float = CONTRAST_EPS) -> Tensor:
 
 def zca(patches: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Mean (d,) and V (D + eps)^-1/2 V' (d, d) of patches (n, d) with covariance V D V' (section 3.1.2)."""
-    values, vectors = torch.linalg.eigh(torch.cov(patches.double().T))
+    values, vectors = torch.linalg.eigh(torch.atleast_2d(torch.cov(patches.double().T)))
     scale = (values.clamp_min(0) + max(eps, 1e-12)).rsqrt()
     return patches.mean(0), ((vectors * scale) @ vectors.T).float()
 
@@ -83,7 +83,7 @@ class PatchEncoder(nn.Module):
 
     def patches(self, x: Tensor) -> Tensor:
         """(n, c, h, w) -> every patch, its contrast normalised: (n, positions, d)"""
-        if x.shape[-1] > self.side:
+        if x.shape[-1] != self.side:
             x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
         return normalise_contrast(F.unfold(x, self.patch_size).transpose(1, 2))
 
@@ -102,7 +102,7 @@ class PatchEncoder(nn.Module):
         return self._times(patches, filters).sub_(self.patch_mean @ filters + 1).relu_()
 
     def _times(self, a: Tensor, b: Tensor) -> Tensor:
-        fast = self.fast and (a.is_cuda or (a.device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()))
+        fast = self.fast and (a.is_cuda or getattr(torch.cpu, "_is_avx512_bf16_supported", bool)())
         return (a.bfloat16() @ b.bfloat16()).float() if fast else a @ b
 
     def _pooled(self, x: Tensor) -> Tensor:
@@ -120,7 +120,21 @@ class PatchEncoder(nn.Module):
 class PatchKMeans(Learner):
     """k-means on whitened patches; how strongly each atom answers in each part of the image, projected.
 
-    FIGURES
+    An image larger than 32 pixels is reduced to 32 first; its time is then that of a small one. The paper's recipe is
+    `activation="triangle", patch_size=6, pool=2, power=1.0, n_views=0, whiten=1.0`. What differs by default, each kept
+    for its gain in k-NN / linear probe (points of accuracy on CIFAR-10, 400 atoms, one seed, 4,000 training and 2,000
+    validation images drawn from the training set; a standard error is about 1.1):
+
+        spherical k-means and a threshold in place of the triangle          50.1 / 57.5 -> 48.5 / 56.0
+        ... then the pooled activations to the power 0.5 (0.4 by default)               -> 53.4 / 58.8
+        ... whitening by half (whiten=0.5), then a random turn                          -> 57.6 / 60.6
+        3 x 3 parts in place of 2 x 2                                                   -> 59.8 / 61.2
+        patches of 8 pixels in place of 6                                               -> 62.5 / 62.8
+        directions from 4 views of each image in place of variance                      -> 65.6 / 65.1
+
+    With 10,000 training and 4,000 validation images: 68.9 / 66.7, against 54.8 / 60.9 of the paper's recipe projected
+    alike. The half whitening counts for k-NN only because of the turn, where features are standardised first. Twice
+    the atoms gave nothing that this noise would show, nor did a second patch size or scale beside the first.
 
     Args:
         image_size, in_channels: of the images.
@@ -159,7 +173,7 @@ class PatchKMeans(Learner):
         zca_eps: float = 0.1,
         n_views: int = 4,
         whiten: float = 0.5,
-        ridge: float = 1.0,
+        ridge: float = 0.3,
         views: nn.Module | None = None,
         fast: bool = True,
     ) -> None:
@@ -181,7 +195,7 @@ class PatchKMeans(Learner):
             whiten,
             ridge,
         )
-        self.views = views
+        self.views = _default_views(self.encoder) if views is None else views
 
     def batches(self, data: Dataset, batch_size: int, generator: torch.Generator) -> tuple[()]:
         return ()
@@ -229,29 +243,28 @@ class PatchKMeans(Learner):
     def _views_of(self, x: Tensor) -> list[Tensor]:
         """Features of two views, or of the plain images where there are no views."""
         x = x.to(self.encoder.mean.device)
-        images = self._pair(x) if self.n_views else [self.encoder.prepare(x)]
+        images = self.views(x) if self.n_views else [self.encoder.prepare(x)]
         return [self.encoder.features(view) for view in images]
-
-    def _pair(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self.views is not None:
-            return self.views(x)
-        from tacit.views import two_crops
-
-        size, channels = self.encoder.image_size, self.encoder.in_channels
-        return two_crops(size, channels=channels, preset="moco-v2", scale=(0.5, 1.0))(x)
 
     def _covariances(self, data: Dataset, basis: Tensor) -> tuple[Tensor, Tensor]:
         """Of an image's views about their mean, and of the images' true means: (r, r) each, in one pass."""
         few = data if len(data) <= MAX_IMAGES else data.select(torch.randperm(len(data))[:MAX_IMAGES])
         few.on_chunk = data.on_chunk
-        within, means, n = 0, 0, len(few)
+        n = len(few)
+        within = means = torch.zeros(basis.shape[1], basis.shape[1], dtype=torch.double, device=basis.device)
         for x in few.chunks("x", 256):
             drawn = [self._views_of(x) for _ in range(self.n_views // 2)]
             z = torch.stack([(view - self.encoder.mean) @ basis for pair in drawn for view in pair]).double()
             mean = z.mean(0)
-            within += torch.einsum("vni,vnj->ij", z - mean, z - mean) / (n * (self.n_views - 1))
-            means += mean.T @ mean / n
+            within = within + torch.einsum("vni,vnj->ij", z - mean, z - mean) / (n * (self.n_views - 1))
+            means = means + mean.T @ mean / n
         return within, means - within / self.n_views
+
+
+def _default_views(encoder: PatchEncoder) -> nn.Module:
+    from tacit.views import two_crops
+
+    return two_crops(encoder.side, channels=encoder.in_channels, preset="moco-v2", scale=(0.5, 1.0))
 
 
 def _principal(x: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
