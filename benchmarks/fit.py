@@ -45,9 +45,9 @@ def seconds(side, *args):
 
 def main():
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--steps", type=int, default=60)
+    ask.add_argument("--steps", type=int, default=150)
     ask.add_argument("--batch-size", type=int, default=128)
-    ask.add_argument("--pairs", type=int, default=7)
+    ask.add_argument("--pairs", type=int, default=5)
     ask.add_argument("--json")
     args = ask.parse_args()
     generator = torch.Generator().manual_seed(0)

@@ -96,12 +96,13 @@ def _rank_words(ranks: Sequence[float]) -> str:
 def look_steps(total: int, batch_size: int, n: int) -> tuple[list[int], int]:
     """The steps after which to look (0: before the first), and at how many items: 20 times at 1,000, or less often.
 
-    A step costs about six forward passes of its batch (two views, forward and backward), a look three of its items.
+    A step costs about six forward passes of its batch (two views, forward and backward); a look five of its items: as
+    they are, two views, and two views of as many held-out ones for the loss.
 
     >>> look_steps(1000, 256, 10_000)[0][:3], look_steps(1000, 256, 10_000)[1]
-    ([0, 50, 100], 768)
+    ([0, 50, 100], 460)
     """
-    passes = SHARE * total * batch_size * 6 / 3
+    passes = SHARE * total * batch_size * 6 / 5
     items = max(min(n, ITEMS, int(passes / LOOKS)), min(n, 64))
     looks = max(2, min(LOOKS, total, int(passes / max(items, 1))))
     return sorted({round(total * i / looks) for i in range(looks + 1)}), items
@@ -124,6 +125,8 @@ class Monitor:
     ) -> None:
         self.learner, self.held_out, self.seed = learner, held_out, seed
         self.steps, items = look_steps(total, batch_size, len(data))
+        if held_out is not None:
+            self.held_out = held_out.select(slice(0, items))
         self.looks: list[dict[str, Any]] = []
         self.neighbours: Tensor | None = None
         self.losses: list[float] = []

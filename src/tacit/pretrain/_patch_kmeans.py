@@ -59,6 +59,12 @@ class PatchEncoder(nn.Module):
         fast: atoms meet patches in bfloat16, where the processor has it.
     """
 
+    patch_mean: Tensor
+    whitening: Tensor
+    atoms: Tensor
+    mean: Tensor
+    directions: Tensor
+
     def __init__(
         self, dim: int, image_size: int, in_channels: int, patch_size: int, pool: int, activation: str, power: float,
         fast: bool,
