@@ -30,6 +30,9 @@ MINUTES = {"cpu": 10.0, "cuda": 30.0}
 OVERHEAD = 1.08
 """Looks at health, checkpoints and logging, over the bare step."""
 
+CPU_SIZE = 32
+"""Side in pixels at which networks are trained on a CPU, where nobody says another: larger ones see too few images."""
+
 LOCAL = ("data", "out", "overwrite", "verbose", "checkpoint_every", "threads", "num_workers")
 """Settings that do not change what a run is."""
 
@@ -151,7 +154,7 @@ def plan(settings: LearnSettings) -> Plan | Finished:
         _expect_same(folder, saved, settings)
         if all((folder / name).exists() for name in ("model.safetensors", "summary.json", "report.html")):
             return Finished(settings, folder)
-    source = _open(settings)
+    source = _open(settings, machine)
     description = source.description
     if description["n"] < 2:
         where = str(settings.data)
@@ -171,6 +174,12 @@ def plan(settings: LearnSettings) -> Plan | Finished:
         given={name: value for name, value in given.items() if value is not None},
         precision=settings.precision,
     )
+    started_from = _run_encoder(settings)
+    if started_from is not None and made.encoder is not None:
+        made = replace(made, encoder={**started_from, "image_size": source.image_size})
+    elif settings.image_size is None and source.image_size and _trains_on_cpu(settings, machine):
+        reason = "a step costs a CPU as much as the pixels are many; --image-size sets another"
+        made = replace(made, changes=(*made.changes, Change("image_size", "the paper's", CPU_SIZE, reason)))
     state = "new" if saved is None else "resume"
     return _with_length(Plan(settings, folder, state, machine, source, made, why), saved, minutes)
 
@@ -180,14 +189,19 @@ def comparable(settings: LearnSettings) -> dict[str, Any]:
     return {name: value for name, value in settings.as_dict().items() if name not in LOCAL}
 
 
-def _open(settings: LearnSettings) -> Source:
+def _open(settings: LearnSettings, machine: Machine) -> Source:
+    usual = CPU_SIZE if _trains_on_cpu(settings, machine) else None
     return open_data(
         settings.data,
         modality=settings.modality,
-        image_size=settings.image_size,
+        image_size=settings.image_size or (_run_encoder(settings) or {}).get("image_size", usual),
         labels=settings.labels,
         on_error=settings.on_error,
     )
+
+
+def _trains_on_cpu(settings: LearnSettings, machine: Machine) -> bool:
+    return machine.device == "cpu" and settings.method != "auto" and not closed_form(learner_class(settings.method))
 
 
 def _expect_same(folder: Path, saved: Mapping[str, Any], settings: LearnSettings) -> None:
@@ -205,6 +219,16 @@ def _expect_no_labels(method: str) -> None:
     ok = "y" not in needed
     remedy = "this one needs y: label items with `tacit label`, or call tacit.fit in Python"
     expect("method", method, ok, "one that learns without labels", remedy)
+
+
+def _run_encoder(settings: LearnSettings) -> dict[str, Any] | None:
+    """The network of the run that `--init RUN` starts from, unless another model is asked for."""
+    init = str(settings.init)
+    if settings.init is None or settings.model != "auto" or init.endswith(".safetensors"):
+        return None
+    if init.split(":")[0] in ("timm", "hf"):
+        return None
+    return read_config(init)["build"]["encoder"]
 
 
 def _model(settings: LearnSettings) -> str:

@@ -370,7 +370,7 @@ def _choose_size(image_size: int | None, facts: Sequence[Fact]) -> tuple[int, in
     median = float(np.median(sides)) if sides else STORED[0]
     chosen = image_size or min(CHOSEN, key=lambda size: abs(math.log(size / median)))
     stored = next(size for size in STORED if size >= chosen)
-    why = "as asked" if image_size else f"from a median shorter side of {median:,.0f}"
+    why = "as set" if image_size else f"from a median shorter side of {median:,.0f}"
     more = "; more only when asked, such as image_size=128" if not image_size and median > chosen == CHOSEN[-1] else ""
     kept = f"stored as centre squares of {stored} pixels, the shorter side resized"
     return chosen, stored, f"Image size {chosen}, {why}{more}; {kept}."
