@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from tacit import catalogue
 from tacit.building import build, closed_form, learner_class, wanted_columns
 from tacit.checkpoints import differences, read_config
-from tacit.data import Source
+from tacit.data import Dataset, Source
 from tacit.data import open as open_data
 from tacit.embedding import embed
 from tacit.errors import DataError, RunError, expect
@@ -25,6 +25,7 @@ from tacit.recipes import Change, Machine, Recipe, choose, recipe
 from tacit.runs import load_encoder
 from tacit.settings import LearnSettings
 from tacit.training import Callback, fit, held_out_count
+from tacit.views import mirror_changes_meaning, without_flips
 
 MINUTES = {"cpu": 10.0, "cuda": 30.0}
 OVERHEAD = 1.08
@@ -67,6 +68,8 @@ class Plan:
     recipe: Recipe
     why: str
     """Why this method."""
+    flip: bool = True
+    """Whether views may be mirrored."""
     steps: int = 0
     """0 for a method in closed form."""
     epochs: float = 0.0
@@ -96,7 +99,10 @@ class Plan:
             elif config is not None:
                 encoder = make_encoder(**config)
         method, arguments = self.recipe.method, self.recipe.arguments
-        return build(method, self.source.description, encoder=encoder, arguments=arguments, seed=settings.seed)
+        learner = build(method, self.source.description, encoder=encoder, arguments=arguments, seed=settings.seed)
+        if not self.flip:
+            without_flips(learner)
+        return learner
 
     def lines(self) -> list[str]:
         """In words: what was found and what will be done."""
@@ -180,8 +186,12 @@ def plan(settings: LearnSettings) -> Plan | Finished:
     elif settings.image_size is None and source.image_size and _trains_on_cpu(settings, machine):
         reason = "a step costs a CPU as much as the pixels are many; --image-size sets another"
         made = replace(made, changes=(*made.changes, Change("image_size", "the paper's", CPU_SIZE, reason)))
+    flip = _may_flip(settings, source)
+    if not flip and settings.flip == "auto":
+        reason = "mirrored, the pictures are unlike the data; --flip on has them mirrored all the same"
+        made = replace(made, changes=(*made.changes, Change("flip", "half of the views", "none", reason)))
     state = "new" if saved is None else "resume"
-    return _with_length(Plan(settings, folder, state, machine, source, made, why), saved, minutes)
+    return _with_length(Plan(settings, folder, state, machine, source, made, why, flip), saved, minutes)
 
 
 def comparable(settings: LearnSettings) -> dict[str, Any]:
@@ -198,6 +208,13 @@ def _open(settings: LearnSettings, machine: Machine) -> Source:
         labels=settings.labels,
         on_error=settings.on_error,
     )
+
+
+def _may_flip(settings: LearnSettings, source: Source) -> bool:
+    if settings.flip != "auto" or source.modality != "image":
+        return settings.flip != "off"
+    some = torch.randperm(len(source), generator=torch.Generator().manual_seed(settings.seed))[:1000]
+    return not mirror_changes_meaning(source.dataset["x"][some])
 
 
 def _trains_on_cpu(settings: LearnSettings, machine: Machine) -> bool:
@@ -307,15 +324,25 @@ def _sized(made: Plan, kind: type[Learner], minutes: float | None, saved: Mappin
         return _with_argument(made, name, saved["build"]["arguments"][name], saved["made"].get("seconds"))
     if name in made.settings.arguments or minutes is None:
         return made
-    least = min(sizes)
-    few = made.source.dataset.select(torch.linspace(0, made.n - 1, min(made.n, 400)).long())
-    trial = _with_argument(made, name, least, None)
+    expected = _expected_seconds(made, name, sorted(sizes)[:2])
+    largest = max([size for size in sizes if expected(size) <= minutes * 60], default=min(sizes))
+    return _with_argument(made, name, largest, expected(largest), f"what fits in {minutes:g} minutes here")
+
+
+def _expected_seconds(made: Plan, name: str, sizes: Sequence[int]) -> Callable[[int], float]:
+    """What a size will take on all items: a line through two small sizes, measured on a few items after a warm-up."""
+    few = made.source.dataset.select(torch.linspace(0, made.n - 1, min(made.n, 500)).long())
+    took = [_seconds_of(_with_argument(made, name, size, None).learner(), few) for size in (sizes[0], *sizes)][1:]
+    # a step between them that drowns in noise must not promise that size costs nothing
+    slope = max((took[1] - took[0]) / (sizes[1] - sizes[0]), 0.2 * took[0] / sizes[0])
+    fixed = max(took[0] - slope * sizes[0], 0.0)
+    return lambda size: fixed + slope * size * made.n / len(few)
+
+
+def _seconds_of(learner: Learner, data: Dataset) -> float:
     clock = time.perf_counter()
-    learner = fit(trial.learner(), few, max_steps=1)
-    embed(learner.encoder, few)  # type: ignore[arg-type]
-    each = (time.perf_counter() - clock) / least / len(few) * made.n
-    largest = max([size for size in sizes if size * each <= minutes * 60], default=least)
-    return _with_argument(made, name, largest, largest * each, f"what fits in {minutes:g} minutes here")
+    embed(fit(learner, data, max_steps=1).encoder, data)  # type: ignore[arg-type]
+    return time.perf_counter() - clock
 
 
 def _with_argument(made: Plan, name: str, value: Any, seconds: float | None, reason: str = "") -> Plan:

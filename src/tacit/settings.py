@@ -215,6 +215,12 @@ class LearnSettings(BaseModel):
         remedy="leave it out to have it chosen from the pictures",
         ge=8,
     )
+    flip: Literal["auto", "on", "off"] = _setting(
+        "auto",
+        "Views may be mirrored: on, off, or auto: unless mirrored pictures are unlike the data, as of digits and text.",
+        group="Data",
+        expected="auto, on or off",
+    )
     modality: Literal["image", "text", "audio", "table", "series", "graph", "points", "pairs"] | None = _setting(
         None,
         "Kind of data, if tacit takes it for another: image, text, audio, table, series, graph, points or pairs.",

@@ -23,8 +23,8 @@ Say = Callable[[str], None]
 
 SHOWN = 24
 """Items of a cluster's contact sheet."""
-SCORED = 4000
-"""Labelled items that the comparison of encoders uses, half to learn from and half to score."""
+SCORED, FEWEST_SCORED = 4000, 2000
+"""Labelled items that the comparison of encoders uses, half to learn from, half to score; less for several labels."""
 RETRIEVED = 1000
 
 
@@ -198,7 +198,8 @@ def _labels(
         ledger.split(name, seed)
         learned = ledger.take(name, "choose", "fitting k-NN and the linear probe, and its penalty")
         scored = ledger.take(name, "report", "accuracy of k-NN and linear probe")
-        train, test = (_rows(source, taken, seed) for taken in (learned, scored))
+        count = max(SCORED // len(usable), FEWEST_SCORED) // 2
+        train, test = (_rows(source, taken, count, seed) for taken in (learned, scored))
         if len({values[i] for i in train}) < 2 or len(test) < 10:
             continue
         if features is None:
@@ -210,11 +211,11 @@ def _labels(
     return found or None
 
 
-def _rows(source: Source, taken: Mapping[str, str], seed: int) -> np.ndarray:
-    """Numbers of the items whose label was taken, an even sample of at most half of `SCORED`; no duplicate twice."""
+def _rows(source: Source, taken: Mapping[str, str], count: int, seed: int) -> np.ndarray:
+    """Numbers of at most `count` items whose label was taken, an even sample; no duplicate twice."""
     seen: set[str] = set()
     rows = [i for i, item in enumerate(source.hashes) if item in taken and not (item in seen or seen.add(item))]  # type: ignore[func-returns-value]
-    picked = np.random.default_rng(seed).permutation(len(rows))[: SCORED // 2]
+    picked = np.random.default_rng(seed).permutation(len(rows))[:count]
     return np.asarray(rows)[np.sort(picked)]
 
 

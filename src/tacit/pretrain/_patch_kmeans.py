@@ -194,13 +194,8 @@ class PatchKMeans(Learner):
         self.encoder = PatchEncoder(
             n_components, image_size, in_channels, patch_size, pool, activation, power, fast
         )  # fmt: skip
-        self.n_clusters, self.zca_eps, self.n_views, self.whiten, self.ridge = (
-            n_clusters,
-            zca_eps,
-            n_views,
-            whiten,
-            ridge,
-        )
+        self.n_clusters, self.zca_eps, self.n_views = n_clusters, zca_eps, n_views
+        self.whiten, self.ridge = whiten, ridge
         self.views = _default_views(self.encoder) if views is None else views
 
     def batches(self, data: Dataset, batch_size: int, generator: torch.Generator) -> tuple[()]:
@@ -222,12 +217,16 @@ class PatchKMeans(Learner):
         """Patches (m, d) from random images, as many of each: at most MAX_PATCHES, and 20 for each atom at least."""
         images = torch.randperm(len(data))[:MAX_IMAGES]
         wanted = max(min(20 * len(images), MAX_PATCHES), 20 * self.n_clusters)
-        each, found = -(-wanted // len(images)), []
-        for few in images.split(64):
+        each = -(-wanted // len(images))
+        found = None  # one array for all: many small ones would leave the heap in pieces
+        for start, few in zip(range(0, len(images), 64), images.split(64), strict=True):
             patches = self.encoder.patches(self._read(data, few))
             at = torch.randint(patches.shape[1], (len(few), each), device=patches.device)
-            found.append(patches.gather(1, at[:, :, None].expand(-1, -1, patches.shape[2])).flatten(0, 1))
-        return torch.cat(found)
+            if found is None:
+                found = patches.new_empty(len(images), each, patches.shape[2])
+            found[start : start + len(few)] = patches.gather(1, at[:, :, None].expand(-1, -1, patches.shape[2]))
+        assert found is not None
+        return found.flatten(0, 1)
 
     def _read(self, data: Dataset, indices: Tensor) -> Tensor:
         return self.encoder.prepare(data["x"][indices].to(self.encoder.mean.device))

@@ -4,6 +4,7 @@ A view takes uint8 (b, c, h, w) or float in [0, 1] and gives float32 in [0, 1]. 
 whole batch first; neighbours become one operation where they can, and a CPU goes through the batch part by part.
 """
 
+from tacit.views._checks import mirror_changes_meaning, without_flips
 from tacit.views._colour import ColorJitter, RandomGrayscale, Solarize
 from tacit.views._geometry import (
     GaussianBlur,
@@ -31,8 +32,10 @@ __all__ = [
     "Views",
     "as_float",
     "center",
+    "mirror_changes_meaning",
     "multi_crop",
     "resized_crop",
     "rotate",
     "two_crops",
+    "without_flips",
 ]
