@@ -346,9 +346,10 @@ def _seconds_of(learner: Learner, data: Dataset) -> float:
 
 
 def _with_argument(made: Plan, name: str, value: Any, seconds: float | None, reason: str = "") -> Plan:
-    before, changes = made.recipe.arguments.get(name), made.recipe.changes
-    if reason and before not in (None, value):
-        changes = (*changes, Change(name, before, value, reason))
+    before = {change.setting: change.paper for change in made.recipe.changes}.get(name, made.recipe.arguments.get(name))
+    changes = tuple(change for change in made.recipe.changes if change.setting != name)
+    if before not in (None, value):
+        changes = (*changes, Change(name, before, value, reason or "as the run began"))
     arguments = {**made.recipe.arguments, name: value}
     return replace(made, recipe=replace(made.recipe, arguments=arguments, changes=changes), seconds=seconds)
 

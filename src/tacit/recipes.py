@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tacit.building import ENCODERS, constructor_arguments, encoder_config, learner_class
+from tacit.building import ENCODERS, closed_form, constructor_arguments, encoder_config, learner_class
 from tacit.errors import expect
 from tacit.learner import Learner
 
@@ -102,7 +102,7 @@ def recipe(
     taken = constructor_arguments(kind)  # which go first: BYOL's momentum is not the optimiser's
     training = {name: value for name, value in preset.items() if name in TRAINING and name not in taken} | given
     changes = _changes(kind, training, given)
-    if training.get("batch_size", 256) > n and "batch_size" not in given:
+    if not closed_form(kind) and training.get("batch_size", 256) > n and "batch_size" not in given:
         changes.append(Change("batch_size", training.get("batch_size", 256), n, f"there are {n:,} items"))
         training["batch_size"] = n
     chosen = {name: value for name, value in preset.items() if name in taken} | dict(arguments or {})

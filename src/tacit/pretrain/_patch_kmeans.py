@@ -162,8 +162,8 @@ class PatchKMeans(Learner):
     torch.Size([20, 4])
     """
 
-    settings: ClassVar = {"small": {"n_clusters": 400}}
-    sized_by: ClassVar = ("n_clusters", (1600, 800, 400, 200, 100))
+    settings: ClassVar = {"paper": {"n_clusters": 4000}, "small": {"n_clusters": 400}}
+    sized_by: ClassVar = ("n_clusters", (400, 200, 100))
 
     def __init__(
         self,
