@@ -170,6 +170,10 @@ def test_points(tmp_path):
     run = tacit.learn(x, out=str(tmp_path / "points"), verbose=False)
     assert run.summary["method"]["id"] == "pca"
     assert run.items.vectors().shape == (60, 5)
+    assert run.summary["clusters"]["one_cloud"]
+    assert run.summary["clusters"]["n"] == len(run.summary["clusters"]["per_cluster"]) == 12
+    assert "one cloud cut into 12 parts" in run.numbers()[-1]
+    assert "one cloud without separate groups" in (run.folder / "report.html").read_text()
 
 
 def test_minutes_fix_the_steps_before_the_first(photos, tmp_path):

@@ -58,7 +58,7 @@ def judge(looks: Sequence[Look]) -> Verdict:
         return Verdict(FLAT, f"flat since epoch {losses[-5][0].get('epoch', 0):.0f}: more steps bring little")
     if len(values) < 3:
         return Verdict(LEARNING, "too early to tell more")
-    return Verdict(LEARNING, f"the loss fell from {values[0]:.3g} to {values[-1]:.3g}" + _rank_words(ranks))
+    return Verdict(LEARNING, f"the loss fell from {values[0]:.3g} to {values[-1]:.3g}")
 
 
 def _collapsed(rank: float, start: float) -> bool:
@@ -87,10 +87,6 @@ def _loss(look: Look) -> float | None:
 
 def _known(look: Look, name: str) -> bool:
     return look.get(name) is not None and math.isfinite(look[name])
-
-
-def _rank_words(ranks: Sequence[float]) -> str:
-    return f", effective rank {ranks[-1]:.1f}" if ranks else ""
 
 
 def look_steps(total: int, batch_size: int, n: int) -> tuple[list[int], int]:

@@ -171,6 +171,8 @@ def finish(
         write_skipped(folder / "skipped.csv", source.skipped)
         write_json(folder / "environment.json", environment())
         summary = survey(folder, source, encoder, untrained=untrained, seed=seed, say=say)
+        rank = {"effective_rank": summary.pop("effective_rank")}
+        facts = {**facts, "health": rank | dict(facts["health"] or {})}
         summary = {
             "format": 1,
             "title": Path(source.where).name or source.where,

@@ -281,10 +281,11 @@ def _export_onnx(encoder: nn.Module, place: Path) -> None:
 def _numbers(summary: Mapping[str, Any]) -> list[str]:
     lines = []
     health = summary.get("health") or {}
-    if health.get("word"):
-        rank = health.get("effective_rank")
-        said = f", effective rank {rank['value']:.1f} ({rank['low']:.1f}-{rank['high']:.1f})" if rank else ""
-        lines.append(f"health: {health['word']} ({health['reason']}){said}")
+    rank = health.get("effective_rank")
+    said = [f"{health['word']} ({health['reason']})"] if health.get("word") else []
+    said += [f"effective rank {rank['value']:.1f} ({rank['low']:.1f}-{rank['high']:.1f})"] if rank else []
+    if said:
+        lines.append(f"health: {', '.join(said)}")
     views = summary.get("neighbours")
     if views and views.get("raw"):
         lines.append(
@@ -294,8 +295,11 @@ def _numbers(summary: Mapping[str, Any]) -> list[str]:
     clusters = summary["clusters"]
     low, high = clusters["range"]
     stability = clusters["stability"]
+    found = f"{clusters['n']} (plausible: {low} to {high})"
+    if clusters.get("one_cloud"):
+        found = f"none that stand apart, one cloud cut into {clusters['n']} parts"
     lines.append(
-        f"clusters: {clusters['n']} (plausible: {low} to {high}), stability {stability['value']:.2f} "
+        f"clusters: {found}, stability {stability['value']:.2f} "
         f"({stability['low']:.2f}-{stability['high']:.2f}) over seeds"
     )
     return lines

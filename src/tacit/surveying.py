@@ -14,8 +14,8 @@ from torch import nn
 
 from tacit.data import Ledger, Source
 from tacit.embedding import embed
-from tacit.evaluate import knn_accuracy, linear_probe, neighbours, view_retrieval
-from tacit.report import find_clusters, near_duplicates, neighbour_map, typicality
+from tacit.evaluate import effective_rank, knn_accuracy, linear_probe, neighbours, view_retrieval
+from tacit.report import Clusters, find_clusters, near_duplicates, neighbour_map, typicality
 from tacit.store import Items
 from tacit.training import fit, mix
 
@@ -26,6 +26,8 @@ SHOWN = 24
 SCORED, FEWEST_SCORED = 4000, 2000
 """Labelled items that the comparison of encoders uses, half to learn from, half to score; less for several labels."""
 RETRIEVED = 1000
+PARTS = 12
+"""Contact sheets of a data set that has no clusters."""
 
 
 def survey(
@@ -45,7 +47,7 @@ def survey(
     say(f"embedding {n:,} items")
     vectors = embed(encoder, source.dataset)
     say("looking for clusters, duplicates and outliers, drawing the map")
-    clusters = find_clusters(vectors, seed=seed)
+    clusters, one_cloud = _clusters(vectors, seed)
     places = neighbour_map(vectors, seed=seed)
     typical = typicality(vectors)
     images = source.dataset["x"] if source.modality == "image" else None
@@ -54,8 +56,9 @@ def survey(
     found = {
         "data": _data_facts(source),
         "model": _model_facts(encoder),
+        "effective_rank": _rank(vectors, seed),
         "neighbours": _view_retrieval(encoder, source, seed),
-        "clusters": _cluster_facts(clusters, vectors),
+        "clusters": _cluster_facts(clusters) | {"one_cloud": one_cloud},
         "duplicates": [_group_facts(group) for group in groups],
         "untypical": [int(i) for i in np.argsort(typical)[:24]],
         "neighbour_examples": _examples(vectors, seed),
@@ -64,7 +67,17 @@ def survey(
     return found | {"next": _next_commands(folder, source)}
 
 
-def _store(folder: Path, source: Source, vectors: np.ndarray, places: np.ndarray, clusters: Any, outlier: Any) -> None:
+def _clusters(vectors: np.ndarray, seed: int) -> tuple[Clusters, bool]:
+    """The clusters; and whether the data is one cloud, which is cut into parts all the same, to be looked at."""
+    found = find_clusters(vectors, seed=seed)
+    if found.n_clusters > 1 or len(np.unique(vectors, axis=0)) < 5 * PARTS:
+        return found, False
+    return find_clusters(vectors, n_clusters=PARTS, seed=seed), True
+
+
+def _store(
+    folder: Path, source: Source, vectors: np.ndarray, places: np.ndarray, clusters: Clusters, outlier: Any
+) -> None:
     def batches(size: int = 2000) -> Iterator[dict[str, Any]]:
         for start in range(0, len(vectors), size):
             rows = range(start, min(start + size, len(vectors)))
@@ -109,13 +122,18 @@ def _data_facts(source: Source) -> dict[str, Any]:
     }
 
 
+def _rank(vectors: np.ndarray, seed: int) -> dict[str, float] | None:
+    some = vectors[np.random.default_rng(seed).permutation(len(vectors))[:RETRIEVED]]
+    return _estimate(effective_rank(some, return_interval=True)) if len(some) > 1 else None
+
+
 def _model_facts(encoder: nn.Module) -> dict[str, Any]:
     config = getattr(encoder, "config", None) or {}
     parameters = sum(p.numel() for p in encoder.parameters()) or sum(b.numel() for b in encoder.buffers())
     return {"name": config.get("name", type(encoder).__name__), "dim": int(encoder.dim), "parameters": parameters}
 
 
-def _cluster_facts(clusters: Any, vectors: np.ndarray) -> dict[str, Any]:
+def _cluster_facts(clusters: Clusters) -> dict[str, Any]:
     sheets = []
     for number in range(clusters.n_clusters):
         members = np.flatnonzero(clusters.labels == number)

@@ -17,7 +17,7 @@ summary.json, format 1. Every key but `format` may be absent; a *measure* is `{"
                  the whole of it absent where nothing was trained (`tacit embed`)
     health       word, reason, effective_rank: measure
     neighbours   trained, raw: measures in [0, 1]: share of views whose nearest item is their original
-    clusters     n, range: [low, high], stability: measure,
+    clusters     n, range: [low, high], stability: measure, one_cloud: bool (no separate groups; cut into n parts),
                  per_cluster: [{cluster, size, stability: measure, items: [item numbers of its contact sheet]}]
     duplicates   [{items: [item numbers], similarity, exact: bool}]
     untypical    [item numbers, the least typical first]
@@ -287,6 +287,7 @@ def _clusters(summary: Mapping[str, Any], sheets: Sequence[Mapping[str, Any]]) -
     total = sum(sheet["size"] for sheet in sheets) or 1
     return {
         "n": whole(clusters.get("n")),
+        "one_cloud": clusters.get("one_cloud") is True,
         "range": ends if len(ends) == 2 and ends[0] < ends[1] else None,
         "stability": measure(clusters.get("stability")),
         "words": words.cluster_words(summary),

@@ -196,6 +196,11 @@ def cluster_words(summary: Mapping[str, Any]) -> str:
         return "Groups need more items than there are here, or were not asked for."
     if stable is None:
         return "How stable they are was not measured."
+    if clusters.get("one_cloud") is True:
+        return (
+            "The items form one cloud without separate groups; it is cut into parts so that you can look at them. "
+            f"Cut anew from other random starts, the parts agree by {interval(stable)}."
+        )
     return (
         f"{stability_word(stable['value'])}. Found again from other random starts they agree by {interval(stable)}, "
         "where 1 is always the same and 0 is chance."
