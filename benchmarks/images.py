@@ -86,7 +86,7 @@ def time_steps():
 def run_one(method, seed, work):
     x, y = images("train", seed)
     test_x, test_y = images("test", 0)
-    data, started = Dataset({"x": x}, modality="image"), time.perf_counter()
+    data = Dataset({"x": x}, modality="image")
     steps = None
     if method == "pixels":
         vectors = [torch.from_numpy(part).flatten(1).float() / 255 for part in (x, test_x)]
@@ -99,7 +99,6 @@ def run_one(method, seed, work):
             fit(learner, data, max_steps=steps, seed=seed, out=work / f"{method}-{seed}", **made.training)
         learner.encoder.eval()
         vectors = [torch.from_numpy(embed(learner.encoder, {"x": part})) for part in (x, test_x)]
-    trained = time.perf_counter() - started
     knn, linear = (score(vectors[0], y, vectors[1], test_y) for score in (knn_accuracy, linear_probe))
     return {
         "method": method,
@@ -110,7 +109,6 @@ def run_one(method, seed, work):
         "linear": linear.value,
         "effective_rank": float(effective_rank(vectors[1][:2000])),
         "dim": vectors[0].shape[1],
-        "seconds": round(trained, 1),
         "threads": torch.get_num_threads(),
         "date": date.today().isoformat(),
     }
@@ -143,8 +141,7 @@ def ranked():
         by_method[line["method"]].append(line)
     means = {
         method: {
-            key: statistics.mean(line[key] for line in lines)
-            for key in ("knn", "linear", "effective_rank", "dim", "seconds")
+            key: statistics.mean(line[key] for line in lines) for key in ("knn", "linear", "effective_rank", "dim")
         }
         | {"seeds": len(lines), "steps": lines[0]["steps"], "batch_size": lines[0]["batch_size"], "lines": lines}
         for method, lines in by_method.items()
