@@ -15,7 +15,7 @@ install: .venv/installed
 	touch $@
 
 demo: install
-	$(BIN)/tacit learn demo --method simclr --minutes 1 --out demo-run
+	$(BIN)/tacit learn demo --method simclr --minutes 0.75 --out demo-run
 	@echo "report: $(CURDIR)/demo-run/report.html"
 
 test: install
