@@ -119,6 +119,20 @@ def test_other_data_is_an_error(run):
         unfinished.write_bytes(kept)
 
 
+def test_a_setting_that_a_later_version_added_stands_at_its_default(run, photos):
+    place = run.folder / "config.json"
+    kept = place.read_text()
+    config = json.loads(kept)
+    del config["settings"]["flip"]
+    place.write_text(json.dumps(config))
+    try:
+        assert plan(LearnSettings(data=photos, out=str(run.folder), **SMALL)).state == "finished"
+        with pytest.raises(RunError, match="flip: 'auto' in the run, 'off' now"):
+            plan(LearnSettings(data=photos, out=str(run.folder), flip="off", **SMALL))
+    finally:
+        place.write_text(kept)
+
+
 def test_init_starts_from_the_runs_weights(run, photos, tmp_path):
     made = plan(LearnSettings(data=photos, init=str(run.folder), out=str(tmp_path / "new"), **SMALL))
     started = made.learner().encoder.state_dict()
@@ -217,7 +231,7 @@ def test_runs_of_every_earlier_format_load(format):
     assert run.search(1, k=1)[0].item == 1
 
 
-def command(data, out, steps):
+def command(data, out, steps, *extra):
     words = [
         "learn",
         str(data),
@@ -263,3 +277,14 @@ def test_kill_minus_nine_during_tacit_learn(photos, tmp_path):
     assert command(photos, tmp_path / "killed", 60).wait() == 0
     whole, killed = (read_model(tmp_path / name) for name in ("whole", "killed"))
     assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+
+
+@pytest.mark.slow
+def test_two_devices_end_in_one_whole_run(photos, tmp_path):
+    process = command(photos, tmp_path / "run", 6, "--devices", "2")
+    said = process.communicate(timeout=240)[1].decode()
+    assert process.returncode == 0, said
+    run = load(tmp_path / "run")
+    assert run.summary["training"]["steps"] == 6
+    assert len(run.items) == 91
+    assert (run.folder / "report.html").exists()

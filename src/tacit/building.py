@@ -12,6 +12,7 @@ from torch import nn
 from tacit import catalogue
 from tacit.errors import ArgumentError, RunError, expect
 from tacit.learner import Learner
+from tacit.nn import encoder as make_encoder
 
 ENCODERS = {
     "tiny": {"name": "resnet8", "width": 8},
@@ -61,7 +62,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         if "encoder" in taken:
-            chosen["encoder"] = encoder if encoder is not None else _encoder(encoder_config(kind, size) | shape)
+            chosen["encoder"] = encoder if encoder is not None else make_encoder(**(encoder_config(kind, size) | shape))
         return kind(**chosen)
 
 
@@ -117,14 +118,8 @@ def rebuild(described: Mapping[str, Any], encoder: nn.Module | None = None) -> L
     if "encoder" in constructor_arguments(kind):
         if encoder is None and described.get("encoder") is None:
             raise RunError("the run's encoder is a module of your own: tacit.load(path, encoder=...) with one like it")
-        arguments["encoder"] = encoder if encoder is not None else _encoder(described["encoder"])
+        arguments["encoder"] = encoder if encoder is not None else make_encoder(**described["encoder"])
     return kind(**arguments)
-
-
-def _encoder(config: Mapping[str, Any]) -> nn.Module:
-    from tacit.nn import encoder
-
-    return encoder(**config)
 
 
 def closed_form(kind: type[Learner]) -> bool:

@@ -87,7 +87,7 @@ def carry_out(made: Plan | Finished, *, progress: bool = True, callbacks: tuple[
         **made.recipe.training,
     )
     if not _first_process():
-        return Run(made.folder)
+        raise SystemExit(0)  # the others have no more to do: the first one surveys and writes
     say = print if progress else (lambda text: None)
     facts = _facts(made, time.monotonic() - started)
     finish(

@@ -21,7 +21,7 @@ from tacit.embedding import embed
 from tacit.errors import DataError, RunError, expect
 from tacit.learner import Learner
 from tacit.nn import encoder as make_encoder
-from tacit.recipes import Change, Machine, Recipe, choose, recipe
+from tacit.recipes import Change, Machine, Recipe, choose, recipe, with_change
 from tacit.runs import load_encoder
 from tacit.settings import LearnSettings
 from tacit.training import Callback, fit, held_out_count
@@ -113,7 +113,8 @@ class Plan:
         lines.append(self._length())
         if self.steps and self.machine.device == "cpu":
             lines.append("a GPU would change: resnet18 in place of the small network, and 30 minutes if none are given")
-        lines += [f"  {c.setting}: {c.here} (paper: {c.paper}): {c.reason}" for c in self.recipe.changes]
+        if self.recipe.changes:
+            lines += ["changed from the paper's settings:", *(f"  {change}" for change in self.recipe.changes)]
         if self.state == "resume":
             lines.append(f"going on with the unfinished run in {self.folder}")
         return lines
@@ -185,11 +186,11 @@ def plan(settings: LearnSettings) -> Plan | Finished:
         made = replace(made, encoder={**started_from, "image_size": source.image_size})
     elif settings.image_size is None and source.image_size and _trains_on_cpu(settings, machine):
         reason = "a step costs a CPU as much as the pixels are many; --image-size sets another"
-        made = replace(made, changes=(*made.changes, Change("image_size", "the paper's", CPU_SIZE, reason)))
+        made = _changed(made, Change("image_size", "the paper's or the pictures' own", CPU_SIZE, reason))
     flip = _may_flip(settings, source)
     if not flip and settings.flip == "auto":
         reason = "mirrored, the pictures are unlike the data; --flip on has them mirrored all the same"
-        made = replace(made, changes=(*made.changes, Change("flip", "half of the views", "none", reason)))
+        made = _changed(made, Change("flip", "half of the views", "none", reason))
     state = "new" if saved is None else "resume"
     return _with_length(Plan(settings, folder, state, machine, source, made, why, flip), saved, minutes)
 
@@ -207,6 +208,7 @@ def _open(settings: LearnSettings, machine: Machine) -> Source:
         image_size=settings.image_size or (_run_encoder(settings) or {}).get("image_size", usual),
         labels=settings.labels,
         on_error=settings.on_error,
+        num_workers=settings.num_workers,
     )
 
 
@@ -222,7 +224,9 @@ def _trains_on_cpu(settings: LearnSettings, machine: Machine) -> bool:
 
 
 def _expect_same(folder: Path, saved: Mapping[str, Any], settings: LearnSettings) -> None:
-    changed = differences({"settings": saved.get("settings", {})}, {"settings": comparable(settings)})
+    # a setting that this version added was at its default when an earlier one made the run
+    defaults = comparable(LearnSettings(data="-")) if saved.get("settings") else {}
+    changed = differences({"settings": {**defaults, **saved.get("settings", {})}}, {"settings": comparable(settings)})
     if changed:
         listed = "; ".join(change.removeprefix("settings.") for change in changed)
         raise RunError(
@@ -261,7 +265,7 @@ def _with_length(made: Plan, saved: Mapping[str, Any] | None, minutes: float | N
     if closed_form(kind):
         return _sized(made, kind, minutes, saved)
     expect("batch_size", made.batch_size, made.batch_size <= made.n, f"at most the {made.n:,} items of the data")
-    per_epoch = _trained_on(made, kind) // made.batch_size
+    per_epoch = (made.n - held_out_count(kind, made.n, made.batch_size)) // made.batch_size
     if saved is not None:
         steps, seconds = int(saved["steps"]), saved["made"].get("seconds")
     elif minutes is None:
@@ -277,17 +281,12 @@ def _with_length(made: Plan, saved: Mapping[str, Any] | None, minutes: float | N
 def _with_epochs(made: Plan, kind: type[Learner], epochs: float, minutes: float | None) -> Recipe:
     """The recipe, with what the length changes from the paper's."""
     paper = kind.settings.get("paper", {}).get("epochs")
-    if paper is None or round(epochs, 1) == paper:
-        return made.recipe
     reason = "you asked for it" if minutes is None else f"what fits in {minutes:g} minutes here"
-    change = Change("epochs", paper, round(epochs, 1), reason)
-    return replace(made.recipe, changes=(*made.recipe.changes, change))
+    return made.recipe if paper is None else _changed(made.recipe, Change("epochs", paper, round(epochs, 1), reason))
 
 
-def _trained_on(made: Plan, kind: type[Learner]) -> int:
-    """Items that `fit` trains on: it keeps some for the held-out loss."""
-    held_out = held_out_count(kind, made.n, made.batch_size)
-    return made.n - held_out
+def _changed(recipe: Recipe, change: Change) -> Recipe:
+    return replace(recipe, changes=with_change(recipe.changes, change))
 
 
 def step_seconds(made: Plan) -> float:
@@ -345,13 +344,10 @@ def _seconds_of(learner: Learner, data: Dataset) -> float:
     return time.perf_counter() - clock
 
 
-def _with_argument(made: Plan, name: str, value: Any, seconds: float | None, reason: str = "") -> Plan:
-    before = {change.setting: change.paper for change in made.recipe.changes}.get(name, made.recipe.arguments.get(name))
-    changes = tuple(change for change in made.recipe.changes if change.setting != name)
-    if before not in (None, value):
-        changes = (*changes, Change(name, before, value, reason or "as the run began"))
+def _with_argument(made: Plan, name: str, value: Any, seconds: float | None, reason: str = "as the run began") -> Plan:
+    change = Change(name, made.recipe.arguments.get(name), value, reason)
     arguments = {**made.recipe.arguments, name: value}
-    return replace(made, recipe=replace(made.recipe, arguments=arguments, changes=changes), seconds=seconds)
+    return replace(made, recipe=_changed(replace(made.recipe, arguments=arguments), change), seconds=seconds)
 
 
 def _network(config: Mapping[str, Any] | None) -> str:

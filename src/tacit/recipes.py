@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ REASONS = {
     "batch_size": "smaller data and networks learn more from more steps",
     "weight_decay": "goes with the optimizer",
     "warmup": "a short run warms up over a larger share of its steps",
-    "epochs": "as many as the time given allows",
 }
 
 
@@ -51,12 +50,28 @@ class Machine:
 
 @dataclass(frozen=True)
 class Change:
-    """A setting that differs from the paper's."""
+    """A setting that differs from the paper's, or from what is usual where the paper does not say."""
 
     setting: str
     paper: Any
     here: Any
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {self.here} instead of {self.paper}: {self.reason}"
+
+
+def with_change(changes: Sequence[Change], change: Change) -> tuple[Change, ...]:
+    """The changes and one more; a setting that was changed before keeps the paper's value to be compared with.
+
+    >>> first = with_change((), Change("batch_size", 4096, 256, "a CPU"))
+    >>> print(*with_change(first, Change("batch_size", 256, 150, "there are 150 items")))
+    batch_size: 150 instead of 4096: there are 150 items
+    """
+    before = {earlier.setting: earlier.paper for earlier in changes}
+    change = replace(change, paper=before.get(change.setting, change.paper))
+    others = tuple(earlier for earlier in changes if earlier.setting != change.setting)
+    return others if change.here == change.paper else (*others, change)
 
 
 @dataclass(frozen=True)
@@ -97,29 +112,28 @@ def recipe(
     Raises:
         ArgumentError: unknown method, or an encoder for a method that makes its own.
     """
-    kind, given = learner_class(method), dict(given or {})
+    kind, given, asked = learner_class(method), dict(given or {}), dict(arguments or {})
     preset, n = dict(kind.settings.get("small", {})), int(description["n"])
     taken = constructor_arguments(kind)  # which go first: BYOL's momentum is not the optimiser's
     training = {name: value for name, value in preset.items() if name in TRAINING and name not in taken} | given
-    changes = _changes(kind, training, given)
-    if not closed_form(kind) and training.get("batch_size", 256) > n and "batch_size" not in given:
-        changes.append(Change("batch_size", training.get("batch_size", 256), n, f"there are {n:,} items"))
-        training["batch_size"] = n
-    chosen = {name: value for name, value in preset.items() if name in taken} | dict(arguments or {})
-    limit = min(n, _columns(description))
-    if chosen.get("n_components", 0) > limit and "n_components" not in (arguments or {}):
-        changes.append(
-            Change("n_components", chosen["n_components"], limit, "no more directions than items or columns")
-        )
-        chosen["n_components"] = limit
-    if chosen.get("queue_size", 0) > n // 2 and "queue_size" not in (arguments or {}):
-        fits = max(n // 2, 1)
-        changes.append(Change("queue_size", chosen["queue_size"], fits, "else items would meet their own older keys"))
-        chosen["queue_size"] = fits
+    chosen = {name: value for name, value in preset.items() if name in taken} | asked
+    changes = _changes(kind, {**preset, **chosen, **training}, {**given, **asked})
+    limits = {
+        "n_components": (min(n, _columns(description)), "no more directions than items or columns"),
+        "queue_size": (max(n // 2, 1), "else items would meet their own older keys"),
+    }
+    if not closed_form(kind):
+        limits["batch_size"] = (n, f"there are {n:,} items")
+    for name, (limit, reason) in limits.items():
+        held = training if name == "batch_size" else chosen
+        usual = held.get(name, 256 if name == "batch_size" else 0)
+        if usual > limit and name not in given and name not in asked:
+            held[name] = limit
+            changes = with_change(changes, Change(name, usual, limit, reason))
     if precision == "auto":
         precision = "bf16-mixed" if machine.bfloat16 else "32-true"
     training |= {"precision": precision, "channels_last": "encoder" in taken}
-    return Recipe(method, _encoder(kind, description, machine, model), chosen, training, tuple(changes))
+    return Recipe(method, _encoder(kind, description, machine, model), chosen, training, changes)
 
 
 def _columns(description: Mapping[str, Any]) -> int:
@@ -145,17 +159,14 @@ def _encoder(
     return config | shape
 
 
-def _changes(kind: type[Learner], training: Mapping[str, Any], given: Mapping[str, Any]) -> list[Change]:
+def _changes(kind: type[Learner], here: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Change, ...]:
+    """Where the settings differ from those of the paper."""
     paper = kind.settings.get("paper", {})
-    small = kind.settings.get("small", {})
-    here = {**small, **training}
-    changed = [name for name in here if name != "model" and here[name] != paper.get(name, here[name])]
-    return [
-        Change(
-            name, paper[name], here[name], "you asked for it" if name in given else REASONS.get(name, "small preset")
-        )
-        for name in changed
-    ]
+    return tuple(
+        Change(name, paper[name], value, "you asked for it" if name in asked else REASONS.get(name, "small preset"))
+        for name, value in here.items()
+        if name in paper and name != "model" and value != paper[name]
+    )
 
 
 def choose(description: Mapping[str, Any], machine: Machine, minutes: float | None) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from tacit.checkpoints import read_config, save_tensors
 from tacit.embedding import embed, encode, evaluating
 from tacit.errors import ArgumentError, MissingExtra, RunError, expect, unknown
 from tacit.learner import load_state
+from tacit.nn import encoder as make_encoder
 
 if TYPE_CHECKING:
     from tacit.store import Hit, Items
@@ -186,12 +187,10 @@ def load_encoder(
     """
     text = str(source)
     if text.split(":")[0] in ("timm", "hf"):
-        from tacit.nn import encoder as make
-
-        return make(text, **({} if image_size is None else {"image_size": image_size})).eval()
+        return make_encoder(text, **({} if image_size is None else {"image_size": image_size})).eval()
     if text.endswith(".safetensors"):
         expect("init", text, config is not None, "a named encoder to load the file into", "say which: model=...")
-        return _filled(_make(config), _encoder_part(load_file(text)), text)
+        return _filled(make_encoder(**dict(config or {})), _encoder_part(load_file(text)), text)
     described = read_config(source).get("build", {})
     state = _encoder_part(_state(Path(source)))
     if given is not None:
@@ -204,14 +203,8 @@ def load_encoder(
             raise RunError(
                 f"run={text!r}: its encoder is a module of your own: tacit.load(path, encoder=...) with one like it"
             )
-        return _filled(_make(config or wanted), state, text)
+        return _filled(make_encoder(**(config or wanted)), state, text)
     return _filled(rebuild(described).encoder, state, text)  # type: ignore[arg-type]
-
-
-def _make(config: Mapping[str, Any] | None) -> nn.Module:
-    from tacit.nn import encoder as make
-
-    return make(**dict(config or {}))
 
 
 def _state(run: Path) -> dict[str, Tensor]:

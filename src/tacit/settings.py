@@ -9,7 +9,6 @@ import ast
 import inspect
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from pydantic.fields import FieldInfo
 
 from tacit import catalogue
+from tacit.durations import seconds
 from tacit.errors import ArgumentError, expect, nearest
 
 __all__ = [
@@ -237,7 +237,7 @@ class LearnSettings(BaseModel):
     overwrite: bool = _setting(False, "Replace the run that is in the folder.", group="Run", expected="true or false")
     num_workers: int | None = _setting(
         None,
-        "Processes that decode files.",
+        "Threads that read and decode files; as many as cores if left out.",
         group="Machine",
         expected="a whole number, at least 0",
         ge=0,
@@ -378,21 +378,6 @@ def read_config(path: str | Path) -> dict[str, Any]:
     values = _of_a_run(read) if isinstance(read.get("settings"), dict) else read
     _refuse_unknown(map(str, values), where=f"{path}: ")
     return values
-
-
-def seconds(every: int | str) -> float | None:
-    """Seconds in a time such as 30s, 3min or 1h; None for a number of steps.
-
-    >>> seconds("3min"), seconds("1.5 h"), seconds(500)
-    (180.0, 5400.0, None)
-    """
-    if isinstance(every, int):
-        expect("checkpoint_every", every, every >= 1, *_expected_of("checkpoint_every"))
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *(s|m|min|h)", every.strip())
-    duration = float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2][0]] if match else 0.0
-    expect("checkpoint_every", every, duration > 0, *_expected_of("checkpoint_every"))
-    return duration
 
 
 def _by_our_names(values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import re
 import signal
 import threading
 import time
@@ -22,6 +21,7 @@ from tacit._version import __version__
 from tacit.building import describe_build, wanted_columns
 from tacit.checkpoints import Checkpoint, RunFolder, newest_checkpoint, read_model
 from tacit.data import Dataset, as_dataset
+from tacit.durations import seconds
 from tacit.errors import ArgumentError, TrainingError, expect, unknown
 from tacit.health import CLOSED_FORM, LEARNING, Monitor
 from tacit.learner import Learner, load_state
@@ -241,7 +241,8 @@ class _Fit:
             learner.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._share_state(learner.state_dict().values())
         self.per_epoch = len(first)
-        self.total = self.training.max_steps or len(first) * (self.training.epochs or 0)
+        # each process may have timed its steps itself: the first one's number holds for all
+        self.total = self.fabric.broadcast(self.training.max_steps or len(first) * (self.training.epochs or 0))
         size, seed = self.training.batch_size, self.training.seed
         self.updates = _Updates(learner, self.training, self.total, self.fabric.world_size)
         self.monitor = Monitor(learner, self.data, self.held_out, total=self.total, batch_size=size, seed=seed)
@@ -514,32 +515,17 @@ class _Interval:
     """When a checkpoint is due: every so many steps, or so much time."""
 
     def __init__(self, every: str | int) -> None:
+        self.every, self.seconds = every, seconds(every)
         self.last: int | None = None
-        self.steps = every if isinstance(every, int) else None
-        self.seconds = math.inf if self.steps else _seconds(every)
-        expect(
-            "checkpoint_every",
-            every,
-            (self.steps or self.seconds) > 0,
-            "a number of steps above 0, or a time such as '3min'",
-        )
         self._saved_at = time.monotonic()
 
     def due(self, step: int) -> bool:
-        if self.steps:
-            return step % self.steps == 0
+        if self.seconds is None:
+            return step % int(self.every) == 0
         return time.monotonic() - self._saved_at >= self.seconds
 
     def saved(self, step: int) -> None:
         self.last, self._saved_at = step, time.monotonic()
-
-
-def _seconds(text: Any) -> float:
-    units = {"s": 1, "min": 60, "m": 60, "h": 3600}
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|min|m|h)\s*", str(text))
-    expect("checkpoint_every", text, match is not None, "a number of steps, or a time such as '30s', '3min', '1h'")
-    assert match is not None
-    return float(match[1]) * units[match[2]]
 
 
 class _Stop:

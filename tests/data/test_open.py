@@ -602,3 +602,13 @@ def test_read_image_is_what_open_stores(tmp_path):
     assert data.read_image((tmp_path / "a.jpg").read_bytes(), size=32, channels=1).shape == (1, 32, 32)
     with pytest.raises(DataError, match=r"lost\.jpg cannot be read"):
         data.read_image(tmp_path / "lost.jpg", size=32)
+
+
+def test_the_number_of_workers_changes_nothing_but_the_time(tmp_path):
+    chance = np.random.default_rng(0)
+    for number in range(40):
+        Image.fromarray(chance.integers(0, 256, (40, 40, 3), np.uint8)).save(tmp_path / f"{number:02d}.png")
+    one, many = (data.open(tmp_path, num_workers=n, cache_dir=tmp_path.parent / f"cache{n}") for n in (1, 7))
+    assert list(one.uris) == list(many.uris)
+    assert list(one.hashes) == list(many.hashes)
+    np.testing.assert_array_equal(one.dataset["x"][:].numpy(), many.dataset["x"][:].numpy())

@@ -149,6 +149,7 @@ def open(
     labels: str = "auto",
     on_error: str = "skip",
     cache_dir: str | os.PathLike[str] | None = None,
+    num_workers: int | None = None,
     progress: Progress | None = None,
 ) -> Source:
     """Find out what `x` holds and make a Dataset of it.
@@ -175,6 +176,7 @@ def open(
             all n files.
         on_error: `"skip"` what cannot be read, or `"raise"`.
         cache_dir: instead of the user's cache folder.
+        num_workers: threads that read and decode files; as many as cores, at most 8, if None.
         progress: called as `progress(stage, done, total)`; stage is listing (total None), reading or decoding.
 
     Raises:
@@ -196,7 +198,7 @@ def open(
         found = _find(x, stack, modality, labels, tell)
         if isinstance(found, Points):
             return _points(found, on_error == "raise", cache, tell)
-        return _images_of(found, image_size, on_error == "raise", cache, tell)
+        return _images_of(found, image_size, on_error == "raise", cache, num_workers, tell)
 
 
 def write_skipped(path: str | os.PathLike[str], skipped: Iterable[Skipped]) -> None:
@@ -331,15 +333,19 @@ def _find_file(path: Path, stack: ExitStack, modality: str | None, labels: str) 
 # Images ---------------------------------------------------------------------------------------------------------------
 
 
-def _images_of(listing: Listing, image_size: int | None, strict: bool, cache: Path, tell: Progress) -> Source:
+def _images_of(
+    listing: Listing, image_size: int | None, strict: bool, cache: Path, num_workers: int | None, tell: Progress
+) -> Source:
     if strict and (problem := next((s for s in listing.skipped if not s.reason.startswith(NOT_AN_IMAGE)), None)):
         raise _refused(listing, problem)
     with _images.quiet():
         with FileIndex(cache) as index:
-            facts = _packs.examine(listing.items(), len(listing.uris), index, tell)
+            facts = _packs.examine(listing.items(), len(listing.uris), index, tell, num_workers)
         chosen, stored, why = _choose_size(image_size, facts)
         try:
-            pack = _packs.pack_images(listing.items(), facts, stored, cache, strict=strict, progress=tell)
+            pack = _packs.pack_images(
+                listing.items(), facts, stored, cache, strict=strict, progress=tell, num_workers=num_workers
+            )
         except Unusable as error:
             raise _unusable(listing, error.skipped, strict) from None
     channels = pack.x.shape[1]

@@ -100,10 +100,12 @@ class Pack:
 # First pass: what is there --------------------------------------------------------------------------------------------
 
 
-def examine(items: Iterable[Item], total: int, index: FileIndex, progress: Progress) -> list[Fact]:
+def examine(
+    items: Iterable[Item], total: int, index: FileIndex, progress: Progress, num_workers: int | None = None
+) -> list[Fact]:
     """Content hash and shorter side of every item, in order; from the index where a file has not changed."""
     facts: list[Fact] = []
-    for fact in ordered(partial(_examine, index=index), items):
+    for fact in ordered(partial(_examine, index=index), items, num_workers):
         facts.append(fact)
         _tell(progress, "reading", len(facts), total)
     return facts
@@ -134,7 +136,14 @@ def _examine(item: Item, index: FileIndex) -> Fact:
 
 
 def pack_images(
-    items: Iterable[Item], facts: list[Fact], size: int, cache: Path, *, strict: bool, progress: Progress
+    items: Iterable[Item],
+    facts: list[Fact],
+    size: int,
+    cache: Path,
+    *,
+    strict: bool,
+    progress: Progress,
+    num_workers: int | None = None,
 ) -> Pack:
     """The readable items as squares of `size` pixels in the cache; decoded only if it does not hold them yet.
 
@@ -160,7 +169,7 @@ def pack_images(
         _cache.require_space(cache, len(hashed) * size * size)
         try:
             with _cache.building(cache, "images", key) as temporary:
-                _write(_hashed(items, facts), len(hashed), size, temporary, strict, progress)
+                _write(_hashed(items, facts), len(hashed), size, temporary, strict, progress, num_workers)
         except Unusable as error:
             raise Unusable(_numbered(error.skipped, hashed, unread)) from None
         pack = _open(folder)
@@ -188,10 +197,16 @@ def _numbered(
 
 
 def _write(
-    pairs: Iterable[tuple[Item, bytes]], total: int, size: int, folder: Path, strict: bool, progress: Progress
+    pairs: Iterable[tuple[Item, bytes]],
+    total: int,
+    size: int,
+    folder: Path,
+    strict: bool,
+    progress: Progress,
+    num_workers: int | None,
 ) -> None:
     with _PackWriter(folder, size) as writer:
-        for number, picture in enumerate(ordered(partial(_picture, size=size), pairs)):
+        for number, picture in enumerate(ordered(partial(_picture, size=size), pairs, num_workers)):
             if strict and isinstance(picture, str):
                 raise Unusable([(number, picture)])
             writer.append(number, picture)
@@ -293,7 +308,7 @@ def _open(folder: Path) -> Pack | None:
 # Threads --------------------------------------------------------------------------------------------------------------
 
 
-def ordered(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+def ordered(function: Callable[[T], R], items: Iterable[T], num_workers: int | None = None) -> Iterator[R]:
     """`function` of every item, computed in threads, in the items' order; only a few are taken ahead.
 
     Pillow's decoding and SHA-256 leave the interpreter to other threads.
@@ -301,7 +316,8 @@ def ordered(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     >>> list(ordered(abs, [-1, 2, -3]))
     [1, 2, 3]
     """
-    workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = min(8, cores) if num_workers is None else max(1, num_workers)
     remaining = iter(items)
     running: deque[Future[list[R]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="tacit-data")
