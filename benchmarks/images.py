@@ -127,11 +127,7 @@ def run(names, seeds, work):
             found = run_one(method, seed, work)
             with RESULTS.open("a") as file:
                 file.write(json.dumps(found) + "\n")
-            print(
-                f"{method:14} seed {seed}: k-NN {found['knn']:.3f}, linear {found['linear']:.3f}, "
-                f"{found['seconds']:.0f} s",
-                flush=True,
-            )
+            print(f"{method:14} seed {seed}: k-NN {found['knn']:.3f}, linear {found['linear']:.3f}", flush=True)
 
 
 def ranked():

@@ -6,7 +6,10 @@ from tacit._version import __version__ as __version__
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submodules=["claims", "data", "errors", "evaluate", "losses", "nn", "pretrain", "views"],
+    submodules=[
+        *("cluster", "compress", "curate", "fewlabels", "generate", "layers", "pretrain", "robust", "transfer"),
+        *("claims", "data", "errors", "evaluate", "losses", "nn", "views"),
+    ],
     submod_attrs={
         "catalogue": ["system", "systems"],
         "embedding": ["embed"],

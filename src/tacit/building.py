@@ -11,7 +11,8 @@ from torch import nn
 
 from tacit import catalogue
 from tacit.errors import ArgumentError, RunError, expect
-from tacit.learner import Learner
+from tacit.learner import HOLDERS, Learner, encoder_of
+from tacit.nn import Classifier
 from tacit.nn import encoder as make_encoder
 
 ENCODERS = {
@@ -22,8 +23,12 @@ ENCODERS = {
 """The encoder of each size, where the learner does not call for another."""
 
 
+PARTS = ("encoder", "classifier", "teacher")
+"""Networks that a paper takes as given, by their agreed names."""
+
+
 def build(
-    id: str,
+    system: str | type[Learner],
     description: Mapping[str, Any],
     size: str = "auto",
     *,
@@ -33,12 +38,13 @@ def build(
 ) -> Learner:
     """A registered learner with every part that its paper takes as given.
 
-    Constructor arguments are filled by their agreed names: `encoder`, `image_size`, `in_channels`; the others from
-    the learner's own `settings["small"]` and from `arguments`, which go first.
+    Constructor arguments are filled by their agreed names: `image_size`, `in_channels`, `n_classes`; `encoder`; and
+    the classifiers `classifier` and `teacher`. The others come from the learner's own `settings["small"]` and from
+    `arguments`, which go first.
 
     Args:
-        id: of a learner in the catalogue.
-        description: of the data: `image_size`, `channels`.
+        system: id of a learner in the catalogue, or its class.
+        description: of the data: `image_size`, `channels`, `n_classes` where there are labels.
         size: `tiny` for the battery of tests, `small` for claims on a CPU, `auto` for users.
         encoder: in place of the one that the size calls for.
         arguments: of the constructor.
@@ -51,18 +57,22 @@ def build(
     32
     """
     expect("size", size, size in ENCODERS, f"one of {', '.join(ENCODERS)}")
-    kind = learner_class(id)
+    kind = learner_class(system) if isinstance(system, str) else system
     taken = constructor_arguments(kind)
     wrong = sorted(set(arguments or {}) - set(taken))
-    expect("arguments", wrong, not wrong, f"arguments of {id}: {', '.join(taken)}")
+    expect("arguments", wrong, not wrong, f"arguments of {kind.__name__}: {', '.join(taken)}")
     preset = kind.settings.get("small", {})
     chosen = {name: value for name, value in preset.items() if name in taken} | dict(arguments or {})
     shape = {"image_size": description["image_size"], "in_channels": description["channels"]}
-    chosen = {name: value for name, value in shape.items() if name in taken} | chosen
+    known = shape | {"n_classes": description.get("n_classes")}
+    chosen = {name: value for name, value in known.items() if name in taken} | chosen
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if "encoder" in taken:
-            chosen["encoder"] = encoder if encoder is not None else make_encoder(**(encoder_config(kind, size) | shape))
+        if encoder is not None:
+            chosen["encoder"] = encoder
+        for part in (part for part in PARTS if part in taken and part not in chosen):
+            made = make_encoder(**(encoder_config(kind, size) | shape))
+            chosen[part] = made if part == "encoder" else Classifier(made, description["n_classes"])
         return kind(**chosen)
 
 
@@ -96,12 +106,19 @@ def constructor_arguments(kind: type[Learner]) -> list[str]:
 
 def describe_build(learner: Learner) -> dict[str, Any]:
     """What `rebuild` makes the learner from again, as plain JSON; its weights are kept elsewhere."""
-    encoder = getattr(learner, "encoder", None)
-    return {
+    encoder = encoder_of(learner) if any(hasattr(learner, name) for name in ("encoder", *HOLDERS)) else None
+    classifiers = {name: getattr(learner, name, None) for name in PARTS if name != "encoder"}
+    parts = {
+        name: {"encoder": part.encoder.config, "n_classes": part.n_classes}
+        for name, part in classifiers.items()
+        if isinstance(part, Classifier) and hasattr(part.encoder, "config")
+    }
+    described = {
         "system": getattr(type(learner), "system_id", None),
         "encoder": getattr(encoder, "config", None),
         "arguments": dict(learner.arguments),
     }
+    return described | ({"parts": parts} if parts else {})
 
 
 def rebuild(described: Mapping[str, Any], encoder: nn.Module | None = None) -> Learner:
@@ -119,6 +136,8 @@ def rebuild(described: Mapping[str, Any], encoder: nn.Module | None = None) -> L
         if encoder is None and described.get("encoder") is None:
             raise RunError("the run's encoder is a module of your own: tacit.load(path, encoder=...) with one like it")
         arguments["encoder"] = encoder if encoder is not None else make_encoder(**described["encoder"])
+    for name, part in described.get("parts", {}).items():
+        arguments[name] = Classifier(make_encoder(**part["encoder"]), part["n_classes"])
     return kind(**arguments)
 
 

@@ -33,6 +33,7 @@ class Learner(nn.Module):
             max_steps, weight_decay, warmup, and constructor arguments. Data beside the algorithm, which never reads it.
         loss_falls: False where the loss of one repeated batch need not fall (GANs), with the reason in a comment.
         no_gradient: parameters that truly get no gradient, name -> reason.
+        smallest_batch: items that a batch has to hold at least.
     """
 
     progress: float = 0.0
@@ -40,6 +41,7 @@ class Learner(nn.Module):
     settings: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     loss_falls: ClassVar[bool] = True
     no_gradient: ClassVar[Mapping[str, str]] = {}
+    smallest_batch: ClassVar[int] = 2
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Learner:
         """Note the constructor's plain arguments, from which a saved run is built again."""
@@ -82,6 +84,22 @@ class Learner(nn.Module):
 def _named_columns(method: Callable[..., Any]) -> tuple[str, ...]:
     parameters = inspect.signature(method).parameters.values()
     return tuple(p.name for p in parameters if p.name != "update" and p.kind is not p.VAR_KEYWORD)
+
+
+HOLDERS = ("student", "classifier")
+"""Parts that hold the encoder where a learner has none of its own."""
+
+
+def encoder_of(learner: nn.Module) -> nn.Module:
+    """What the user keeps: the learner's encoder, or that of its student or classifier.
+
+    Raises:
+        AttributeError: it has neither.
+    """
+    for name in HOLDERS:
+        if not hasattr(learner, "encoder") and hasattr(learner, name):
+            return encoder_of(getattr(learner, name))
+    return learner.encoder  # type: ignore[return-value]
 
 
 def load_state(learner: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -18,6 +18,7 @@ from tacit import catalogue
 from tacit.checkpoints import RunFolder, plain_errors, read_config, read_model, save_tensors, write_json
 from tacit.data import Source, write_skipped
 from tacit.data import open as open_data
+from tacit.learner import encoder_of
 from tacit.planning import Finished, Plan, comparable, plan
 from tacit.runs import Run, load, load_encoder
 from tacit.settings import LearnSettings, learn_signature
@@ -93,7 +94,7 @@ def carry_out(made: Plan | Finished, *, progress: bool = True, callbacks: tuple[
     finish(
         made.folder,
         source,
-        learner.encoder,
+        encoder_of(learner),
         facts,
         untrained=_untrained(made),
         seed=settings.seed,
@@ -189,7 +190,7 @@ def finish(
 
 def _untrained(made: Plan) -> nn.Module | None:
     """The encoder before training, for the report's table; a closed form has none."""
-    return made.learner().encoder if made.steps else None  # type: ignore[return-value]
+    return encoder_of(made.learner()) if made.steps else None
 
 
 def _config(made: Plan) -> dict[str, Any]:

@@ -58,9 +58,17 @@ class LARS(torch.optim.Optimizer):
 
 
 def make_optimizer(
-    modules: Iterable[nn.Module], name: str, *, lr: float, weight_decay: float, momentum: float
+    modules: Iterable[nn.Module],
+    name: str,
+    *,
+    lr: float,
+    weight_decay: float,
+    momentum: float,
+    betas: tuple[float, float] | None = None,
 ) -> torch.optim.Optimizer:
     """An optimiser over the modules' trainable parameters; vectors (biases, norms) take no weight decay.
+
+    `momentum` is that of `sgd` and `lars`, `betas` those of `adamw`: None is (0.9, 0.999).
 
     Raises:
         ArgumentError: unknown name, or modules without anything to train.
@@ -73,7 +81,7 @@ def make_optimizer(
     ]
     groups = [group for group in groups if group["params"]]
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr)
+        return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.999) if betas is None else betas)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum)
     if name == "lars":

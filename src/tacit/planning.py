@@ -19,7 +19,7 @@ from tacit.data import Dataset, Source
 from tacit.data import open as open_data
 from tacit.embedding import embed
 from tacit.errors import DataError, RunError, expect
-from tacit.learner import Learner
+from tacit.learner import Learner, encoder_of
 from tacit.nn import encoder as make_encoder
 from tacit.recipes import Change, Machine, Recipe, choose, recipe, with_change
 from tacit.runs import load_encoder
@@ -340,7 +340,7 @@ def _expected_seconds(made: Plan, name: str, sizes: Sequence[int]) -> Callable[[
 
 def _seconds_of(learner: Learner, data: Dataset) -> float:
     clock = time.perf_counter()
-    embed(fit(learner, data, max_steps=1).encoder, data)  # type: ignore[arg-type]
+    embed(encoder_of(fit(learner, data, max_steps=1)), data)
     return time.perf_counter() - clock
 
 

@@ -18,7 +18,7 @@ from tacit.building import rebuild
 from tacit.checkpoints import read_config, save_tensors
 from tacit.embedding import embed, encode, evaluating
 from tacit.errors import ArgumentError, MissingExtra, RunError, expect, unknown
-from tacit.learner import load_state
+from tacit.learner import HOLDERS, encoder_of, load_state
 from tacit.nn import encoder as make_encoder
 
 if TYPE_CHECKING:
@@ -204,7 +204,7 @@ def load_encoder(
                 f"run={text!r}: its encoder is a module of your own: tacit.load(path, encoder=...) with one like it"
             )
         return _filled(make_encoder(**(config or wanted)), state, text)
-    return _filled(rebuild(described).encoder, state, text)  # type: ignore[arg-type]
+    return _filled(encoder_of(rebuild(described)), state, text)
 
 
 def _state(run: Path) -> dict[str, Tensor]:
@@ -215,8 +215,12 @@ def _state(run: Path) -> dict[str, Tensor]:
 
 
 def _encoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    part = {name.removeprefix("encoder."): value for name, value in state.items() if name.startswith("encoder.")}
-    return part or dict(state)
+    """The encoder's own values: of a learner, of its student or classifier, or all where there is no other part."""
+    for prefix in ("encoder.", *(f"{holder}.encoder." for holder in HOLDERS)):
+        part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        if part:
+            return part
+    return dict(state)
 
 
 def _filled(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.Module:

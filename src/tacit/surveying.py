@@ -15,6 +15,7 @@ from torch import nn
 from tacit.data import Ledger, Source
 from tacit.embedding import embed
 from tacit.evaluate import effective_rank, knn_accuracy, linear_probe, neighbours, view_retrieval
+from tacit.learner import encoder_of
 from tacit.report import Clusters, find_clusters, near_duplicates, neighbour_map, typicality
 from tacit.store import Items
 from tacit.training import fit, mix
@@ -266,7 +267,7 @@ def _baselines(source: Source, untrained: nn.Module | None, seed: int) -> dict[s
     ):
         if source.modality == "image" or id == "pca":
             learner = fit(build(id, description, arguments=arguments, seed=seed), some, max_steps=1, seed=seed)
-            found[label] = embed(learner.encoder, data)  # type: ignore[arg-type]
+            found[label] = embed(encoder_of(learner), data)
     return found
 
 

@@ -71,6 +71,7 @@ class Training:
     precision: str = "32-true"
     channels_last: bool = False
     seed: int = 0
+    betas: tuple[float, float] | None = None  # added later: None, which an older run's config lacks, is its default
 
     def __post_init__(self) -> None:
         lengths = (self.epochs, self.max_steps)
@@ -82,6 +83,8 @@ class Training:
         expect("lr", self.lr, 0 < self.lr < math.inf, "a number above 0")
         expect("weight_decay", self.weight_decay, 0 <= self.weight_decay < math.inf, "a number of at least 0")
         expect("momentum", self.momentum, 0 <= self.momentum < 1, "a number in [0, 1)")
+        pair = self.betas is None or (len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas))
+        expect("betas", self.betas, pair, "two numbers in [0, 1), or None for (0.9, 0.999)")
         expect("warmup", self.warmup, 0 <= self.warmup < 1, "the share of steps to warm up, in [0, 1)")
         expect("clip", self.clip, self.clip is None or self.clip > 0, "a gradient norm above 0, or None")
         divides = self.batch_size % self.accumulate == 0
@@ -106,6 +109,7 @@ def fit(
     optimizer: str = "adamw",
     weight_decay: float = 1e-4,
     momentum: float = 0.9,
+    betas: tuple[float, float] | None = None,
     schedule: str = "cosine",
     warmup: float = 0.05,
     accumulate: int = 1,
@@ -142,6 +146,7 @@ def fit(
         optimizer: `adamw`, `sgd` or `lars`; biases and normalisation take no weight decay.
         weight_decay: decay of the weights.
         momentum: of `sgd` and `lars`.
+        betas: of `adamw`, the decay of the means of gradient and squared gradient; None: (0.9, 0.999).
         schedule: `cosine` (to 0 at the last step) or `constant`.
         warmup: share of the steps over which lr rises linearly.
         accumulate: micro-batches a step. Contrastive losses then see the negatives of their micro-batch only.
@@ -176,7 +181,7 @@ def fit(
     """
     training = Training(
         epochs, max_steps, batch_size, lr, optimizer, weight_decay, momentum, schedule, warmup, accumulate, clip,
-        dict(parts or {}), precision, channels_last, seed,
+        dict(parts or {}), precision, channels_last, seed, betas,
     )  # fmt: skip
     interval = _Interval(checkpoint_every)
     items = _checked_data(learner, data, training)
@@ -507,7 +512,7 @@ class _Updates:
     def _settings(self, key: str) -> dict[str, Any]:
         training = self.training
         common = {"name": training.optimizer, "lr": training.lr}
-        common |= {"weight_decay": training.weight_decay, "momentum": training.momentum}
+        common |= {"weight_decay": training.weight_decay, "momentum": training.momentum, "betas": training.betas}
         return common | dict(training.parts.get(key, {}))
 
 

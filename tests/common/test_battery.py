@@ -1,10 +1,12 @@
 """One battery over every registered system. A failure names the system and the rule it breaks."""
 
 import copy
-import importlib
 import inspect
+import json
+import math
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,14 +16,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 from selection import ROOT, chosen
 
 from tacit.building import build, constructor_arguments
+from tacit.catalogue import find
+from tacit.claims._found import find_claims
+from tacit.claims._marks import Claim, Property
+from tacit.claims._run import Settings, check_property, run_claim
 from tacit.data import Dataset
 from tacit.errors import TacitError
-from tacit.learner import Learner
+from tacit.learner import encoder_of
 from tacit.training import Callback, fit
 
 ENTRIES = chosen()
 LEARNERS = [entry for entry in ENTRIES if entry.kind == "learner"]
 LOSSES = [entry for entry in ENTRIES if entry.kind == "loss"]
+ESTIMATORS = [entry for entry in ENTRIES if entry.kind == "estimator"]
+FUNCTIONS = [entry for entry in ENTRIES if entry.kind == "function"]
+IDS = list(dict.fromkeys(entry.id for entry in ENTRIES))
+CLAIMS = [found for id in IDS for found in find_claims(id)]
 SIZE = 16
 
 
@@ -34,8 +44,25 @@ def images(n=24, size=SIZE, channels=3):
     return torch.randint(0, 256, (n, channels, size, size), generator=generator, dtype=torch.uint8)
 
 
+CLASSES = 3
+
+
 def made(entry, size=SIZE, channels=3):
-    return build(entry.id, {"image_size": size, "channels": channels}, "tiny", arguments=tiny(entry))
+    description = {"image_size": size, "channels": channels, "n_classes": CLASSES}
+    return build(entry.load(), description, "tiny", arguments=tiny(entry))
+
+
+def items(n=24, size=SIZE, channels=3):
+    """Every column that a learner may name, for images with labels; a quarter of them held out."""
+    number = torch.arange(n)
+    columns = {"x": images(n, size, channels), "y": number % CLASSES, "held_out": number % 4 == 3}
+    return Dataset(columns, modality="image")
+
+
+def first_batch(learner, data, size):
+    """The columns that the learner names, of the first batch that it would be given."""
+    rows = torch.as_tensor(next(iter(learner.batches(data, size, torch.Generator().manual_seed(0)))))
+    return {name: data[name][rows] for name in learner.columns}
 
 
 def tiny(entry):
@@ -48,12 +75,17 @@ def tiny(entry):
         "n_components": 2,
         "decoder_dim": 32,
         "decoder_heads": 2,
+        "latent_dim": 8,
+        "n_heads": 2,
+        "n_way": 2,
+        "n_queries": 1,
+        "n_steps": 2,
     }
     return {name: value for name, value in small.items() if name in constructor_arguments(entry.load())}
 
 
 def has_steps(learner):
-    return bool(list(learner.batches(Dataset({"x": images()}), 8, torch.Generator())))
+    return bool(list(learner.batches(items(), 8, torch.Generator())))
 
 
 @each(ENTRIES)
@@ -63,17 +95,25 @@ def test_it_names_its_paper_and_says_what_it_is(entry):
     assert ">>>" in (entry.load().__doc__ or ""), f"{entry.id}: the docstring of {entry.name} has no example that runs"
 
 
-@each(ENTRIES)
-def test_it_has_a_claim_or_a_checked_property(entry):
-    functions = vars(importlib.import_module(entry.module)).values()
-    wanted = "checked" if entry.level in ("baseline", "entry") else "claim"
-    marked = [function for function in functions if hasattr(function, wanted)]
-    assert marked, f"{entry.id}: {entry.source.name} has no @{wanted}"
-    for function in marked:
-        if wanted == "checked":
-            measured, expected = function()
-            close = abs(measured - expected) <= function.checked.tolerance
-            assert close, f"{entry.id}: {function.checked.says}: {measured}, expected {expected}"
+@pytest.mark.parametrize("id", IDS)
+def test_it_has_a_claim_or_a_checked_property(id):
+    entry = find(id)
+    marks = [found.mark for found in find_claims(id)]
+    wanted = Property if entry.level in ("baseline", "entry") else Claim
+    assert any(isinstance(mark, wanted) for mark in marks), (
+        f"{id}: {entry.source.name} has no @{wanted.__name__.lower()}"
+    )
+
+
+@pytest.mark.parametrize("found", CLAIMS, ids=lambda found: found.id)
+def test_its_claim_runs_at_smoke_and_its_property_is_true(found):
+    if isinstance(found.mark, Property):
+        check_property(found)
+        return
+    record = run_claim(found, Settings("smoke"), evidence=None)
+    json.dumps(asdict(record), allow_nan=True)
+    assert all(math.isfinite(effect) for effect in record.effects), f"{found.id}: effects {record.effects}"
+    assert record.setting, f"{found.id}: the record does not say on what it was run: setting="
 
 
 @each(ENTRIES)
@@ -97,13 +137,14 @@ def test_the_loss_of_one_batch_falls(entry):
     learner = made(entry)
     if not has_steps(learner) or not learner.loss_falls:
         return
-    data = Dataset({"x": images()}, modality="image")
+    data = items()
     learner.before_fit(data)
-    optimizer = torch.optim.AdamW(learner.parameters(), 3e-3)
-    losses = []
+    learner.before_epoch(data)
+    optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], 3e-3)
+    batch, losses = first_batch(learner, data, 16), []
     for _ in range(30):
         torch.manual_seed(0)
-        loss = learner.loss(**{name: data[name][:16] for name in learner.columns})
+        loss = learner.loss(**batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -117,8 +158,9 @@ def test_every_parameter_learns_and_nothing_else_moves(entry):
     learner = made(entry)
     if not has_steps(learner):
         return
-    data = Dataset({"x": images()}, modality="image")
+    data = items()
     learner.before_fit(data)
+    learner.before_epoch(data)
     fixed = {name: p.clone() for name, p in learner.named_parameters() if not p.requires_grad}
     touched = set()
 
@@ -129,8 +171,9 @@ def test_every_parameter_learns_and_nothing_else_moves(entry):
                 touched.update(name for name, q in learner.named_parameters() if q is p and g.abs().max() > 0)
                 p.data -= 1e-3 * g
 
-    for step in range(2):
-        learner.step(update, **{name: data[name][8 * step : 8 * step + 8] for name in learner.columns})
+    batches = list(learner.batches(data, 8, torch.Generator().manual_seed(0)))
+    for rows in (batches * 2)[:2]:
+        learner.step(update, **{name: data[name][torch.as_tensor(rows)] for name in learner.columns})
     moved = [name for name, p in learner.named_parameters() if name in fixed and not torch.equal(p, fixed[name])]
     assert not moved, f"{entry.id}: {moved} moved outside after_step, without asking for a gradient"
     silent = {name for name, p in learner.named_parameters() if p.requires_grad} - touched
@@ -148,18 +191,18 @@ def test_ten_steps_and_ten_more_are_twenty(entry, tmp_path):
     settings = {"max_steps": 20, "batch_size": 8, "checkpoint_every": 5, "seed": 1}
     whole, killed = made(entry), made(entry)
     resumed = copy.deepcopy(killed)
-    fit(whole, Dataset({"x": images()}, modality="image"), **settings)
+    fit(whole, items(), **settings)
     if has_steps(killed):
         with pytest.raises(KeyboardInterrupt):
-            fit(killed, images(), out=tmp_path, callbacks=[Stop()], **settings)
-    fit(resumed, images(), out=tmp_path, **settings)
+            fit(killed, items(), out=tmp_path, callbacks=[Stop()], **settings)
+    fit(resumed, items(), out=tmp_path, **settings)
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), f"{entry.id}: {name} differs after a kill"
 
 
 @each(LEARNERS)
 def test_it_runs_under_bfloat16_and_keeps_float32_parameters(entry):
-    learner = fit(made(entry), images(), max_steps=2, batch_size=8, precision="bf16-mixed")
+    learner = fit(made(entry), items(), max_steps=2, batch_size=8, precision="bf16-mixed")
     assert all(p.dtype == torch.float32 for p in learner.parameters()), f"{entry.id}: a parameter is no longer float32"
     assert all(torch.isfinite(p).all() for p in learner.parameters()), f"{entry.id}: not finite under bfloat16"
 
@@ -167,9 +210,12 @@ def test_it_runs_under_bfloat16_and_keeps_float32_parameters(entry):
 @each(LEARNERS)
 @pytest.mark.parametrize(("n", "size", "channels"), [(2, 16, 3), (7, 16, 1), (5, 20, 3)], ids=["two", "grey", "odd"])
 def test_it_takes_its_smallest_batch_and_odd_sizes(entry, n, size, channels):
-    learner = fit(made(entry, size, channels), images(n, size, channels), max_steps=2, batch_size=n)
-    vectors = learner.encoder(learner.encoder.prepare(images(n, size, channels)))
-    assert vectors.shape == (n, learner.encoder.dim), f"{entry.id}: the encoder gives {tuple(vectors.shape)}"
+    learner = made(entry, size, channels)
+    n = max(n, learner.smallest_batch)
+    fit(learner, items(n, size, channels), max_steps=2, batch_size=n)
+    encoder = encoder_of(learner)
+    vectors = encoder(encoder.prepare(images(n, size, channels)))
+    assert vectors.shape == (n, encoder.dim), f"{entry.id}: the encoder gives {tuple(vectors.shape)}"
     assert torch.isfinite(vectors).all(), f"{entry.id}: vectors are not finite at n={n}, size={size}"
 
 
@@ -177,19 +223,19 @@ def test_it_takes_its_smallest_batch_and_odd_sizes(entry, n, size, channels):
 def test_its_encoder_is_rebuilt_from_the_config(entry, tmp_path):
     from tacit.runs import load
 
-    learner = fit(made(entry), images(), max_steps=1, batch_size=8, out=tmp_path)
+    learner = fit(made(entry), items(), max_steps=1, batch_size=8, out=tmp_path)
     again = load(tmp_path).encoder
-    learner.eval()
-    x = learner.encoder.prepare(images())
-    torch.testing.assert_close(again(again.prepare(images())), learner.encoder(x), msg=f"{entry.id}: another encoder")
+    encoder = encoder_of(learner).eval()
+    x = encoder.prepare(images())
+    torch.testing.assert_close(again(again.prepare(images())), encoder(x), msg=f"{entry.id}: another encoder")
 
 
 @each(LEARNERS)
 def test_bad_input_is_an_error_that_names_it(entry):
     learner = made(entry)
     with pytest.raises(TacitError):
-        fit(learner, {"y": torch.zeros(8)}, max_steps=1, batch_size=4)
-    if "encoder" in constructor_arguments(type(learner)) and isinstance(learner, Learner):
+        fit(learner, {"z": torch.zeros(8)}, max_steps=1, batch_size=4)
+    if "encoder" in constructor_arguments(type(learner)):
         with pytest.raises(TacitError):
             learner.encoder(torch.zeros(2, 5, SIZE, SIZE))
 
@@ -197,10 +243,35 @@ def test_bad_input_is_an_error_that_names_it(entry):
 @each(LOSSES)
 def test_a_loss_is_smooth_symmetric_in_the_items_and_finite_at_extremes(entry):
     loss = entry.load()()
+    reads_labels = bool({"y", "labels"} & set(inspect.signature(loss.forward).parameters))
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(5, 4, generator=generator, dtype=torch.double, requires_grad=True) for _ in range(2))
+    b = torch.tensor([0, 1, 0, 3, 1]) if reads_labels else b
     assert torch.autograd.gradcheck(loss, (a, b)), f"{entry.id}: the gradient is not that of the value"
     order = torch.tensor([3, 0, 4, 1, 2])
     torch.testing.assert_close(loss(a[order], b[order]), loss(a, b), msg=f"{entry.id}: the order of items matters")
-    for extreme in (torch.zeros(5, 4), torch.full((5, 4), 1e6), torch.ones(5, 4)):
-        assert torch.isfinite(loss(extreme, extreme)), f"{entry.id}: not finite at {extreme[0, 0]}"
+    for extreme in (torch.zeros(5, 4), torch.full((5, 4), 1e6), torch.ones(5, 4), 1e4 * torch.eye(5, 4)):
+        value = loss(extreme, b if reads_labels else extreme)
+        assert torch.isfinite(value), f"{entry.id}: {value} at {extreme[0]}"
+
+
+@each(ESTIMATORS)
+def test_an_estimator_passes_check_estimator(entry):
+    from sklearn.utils.estimator_checks import check_estimator
+
+    kind = entry.load()
+    settings = kind.settings.get("small", {}) if hasattr(kind, "settings") else {}
+    taken = inspect.signature(kind).parameters
+    small = {"max_steps": 5} | {name: value for name, value in settings.items() if name in taken}
+    estimator = kind(**{name: value for name, value in small.items() if name in taken})
+    check_estimator(estimator, expected_failed_checks=dict(getattr(kind, "expected_failed_checks", {})))
+
+
+@each(FUNCTIONS)
+def test_a_function_says_what_it_takes_and_gives(entry):
+    function = entry.load()
+    hints = function.__annotations__
+    named = [name for name in inspect.signature(function).parameters if not name.startswith("_")]
+    untyped = [name for name in named if name not in hints]
+    assert not untyped, f"{entry.id}: {entry.name} does not say the types of {untyped}"
+    assert "return" in hints, f"{entry.id}: {entry.name} does not say what it returns"

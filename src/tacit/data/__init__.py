@@ -1,19 +1,23 @@
 """What users have -> Dataset: images and arrays, the sets that tacit brings along, and the ledger of labels."""
 
 from tacit.data._cache import cache_folder, cache_size, clear_cache
+from tacit.data._colored import colored_digits
+from tacit.data._columns import Named
 from tacit.data._dataset import Column, Dataset, as_dataset
 from tacit.data._digits import load_digits
 from tacit.data._drawn import Drawn, draw_scenes, load_demo
 from tacit.data._images import read_image
 from tacit.data._ledger import Ledger, Use
-from tacit.data._named import named
+from tacit.data._named import load_named, named, names
 from tacit.data._open import Skipped, Source, open, write_skipped
+from tacit.data._stand_ins import stand_in
 
 __all__ = [
     "Column",
     "Dataset",
     "Drawn",
     "Ledger",
+    "Named",
     "Skipped",
     "Source",
     "Use",
@@ -21,11 +25,15 @@ __all__ = [
     "cache_folder",
     "cache_size",
     "clear_cache",
+    "colored_digits",
     "draw_scenes",
     "load_demo",
     "load_digits",
+    "load_named",
     "named",
+    "names",
     "open",
     "read_image",
+    "stand_in",
     "write_skipped",
 ]

@@ -2,21 +2,114 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-import io
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from zipfile import BadZipFile
 
 import numpy as np
 
-from tacit.data._digits import load_digits
-from tacit.errors import DataError, expect, unknown
+from tacit.data._columns import Named
+from tacit.data._readers import ALIASES, READERS, about
+from tacit.errors import DataError, TacitError, expect, unknown
 
-__all__ = ["named"]
+__all__ = ["load_named", "named", "names"]
 
 SPLITS = ("train", "test")
+IMAGES = ("cifar10", "cifar10n", "fashion_mnist", "mnist", "usps", "digits", "omniglot")
+"""The sets that `named` gives: images with labels, all of one size."""
+
+
+def names() -> tuple[str, ...]:
+    """What `load_named` knows, whether or not the data is on this machine.
+
+    >>> [name for name in names() if name.startswith("node")]
+    ['node_classification/cora', 'node_classification/cornell', 'node_classification/wisconsin']
+    """
+    return tuple(sorted(READERS))
+
+
+def load_named(name: str) -> Named:
+    """A public set, whole, with its official split, its classes and its licence.
+
+    | names                                        | modality | columns (n is the number of items)                     |
+    |----------------------------------------------|----------|--------------------------------------------------------|
+    | cifar10, fashion_mnist, mnist, usps, digits  | image    | x uint8 (n, c, h, w), y                                |
+    | cifar10n                                     | image    | and aggre, worse, random_label1 to 3 (-1: not asked)   |
+    | omniglot                                     | image    | x (n, 1, 28, 28), y: character, alphabet, drawer       |
+    | ag_news, clinc150, clinc150_oos, cranfield   | text     | text; y, domain; title                                 |
+    | sts                                          | pairs    | a, b, y: score 0 to 5, genre                           |
+    | emoji                                        | pairs    | image (n, 3, 64, 64), text, skin_tone                  |
+    | amazon_reviews_da, amazon_reviews_da/DOMAIN  | points   | x counts (n, 5000), y, domain                          |
+    | tabular/TABLE, iris, wine, breast_cancer,    | table    | x float32 (n, d), y                                    |
+    | diabetes                                     |          |                                                        |
+    | time_series/SET                              | series   | x float32 (n, channels, time), y, length               |
+    | time_series/InternalBleeding16               | series   | x (time, 1), y: 1 where it is abnormal                 |
+    | fsdd                                         | audio    | x list of float32 (samples,), y: digit, speaker, take  |
+    | dales                                        | points   | x list of float32 (points, 3), y, source_points        |
+    | graphs_tu/SET                                | graph    | x list of (nodes, tags), edges list of (m, 2), y, fold |
+    | node_classification/GRAPH                    | graph    | x (nodes, d), y; the edges stand in extras             |
+
+    Folders and parts have short names where these stand for one set alone: `cora`, `adult`, `GunPoint`, `MUTAG`,
+    `sts_benchmark`. `names()` lists all.
+
+    `mnist` holds MNIST's 10,000 test digits alone. `cifar10` is stored as JPEG, so its figures are not comparable with
+    those of papers. Of omniglot's 8 alphabets 5 are `train`, 1 is `choose` and 2 are `test`; the authors' one-shot runs
+    stand in `extras` (`support`, `query`, `answer`). clinc150_oos adds requests outside all intents as class 150.
+    cranfield's `extras` hold `queries` and `judgements` (m, 3): query number, item number, gain 1 to 4. The set stays
+    in memory for the next call, and its arrays are read-only.
+
+    Raises:
+        ArgumentError: unknown name.
+        DataError: TACIT_DATA is not set, or does not hold the set.
+
+    >>> iris = load_named("iris")
+    >>> len(iris), iris.columns["x"].shape, iris.classes, iris.licence
+    (150, (150, 4), ('setosa', 'versicolor', 'virginica'), 'CC BY 4.0 (UCI)')
+    """
+    return _load(full_name(name), os.environ.get("TACIT_DATA", ""))
+
+
+def full_name(name: str) -> str:
+    """The one of `names()` that a short or differently capitalised name stands for.
+
+    >>> full_name("gunpoint"), full_name("usps")
+    ('time_series/GunPoint', 'usps')
+    """
+    if name in READERS:
+        return name
+    others = {known.lower(): known for known in READERS} | ALIASES
+    if name.lower() not in others:
+        raise unknown("name", name, READERS)
+    return others[name.lower()]
+
+
+@functools.lru_cache(maxsize=16)
+def _load(name: str, folder: str) -> Named:
+    licence, source = about(name)
+    try:
+        read = READERS[name](functools.partial(_find, folder))
+    except TacitError:
+        raise
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+        raise DataError(
+            f"{name}: TACIT_DATA={folder!r} holds files that cannot be read: {error}; copy them anew"
+        ) from None
+    return dataclasses.replace(read, name=name, licence=licence, source=source)
+
+
+def _find(folder: str, path: str) -> Path:
+    """The place for a download, should there be one."""
+    if not folder:
+        raise DataError(f"TACIT_DATA is not set: expected the folder that holds {path}; set it with TACIT_DATA=DIR")
+    found = Path(folder).expanduser() / path
+    if not found.is_file():
+        raise DataError(f"TACIT_DATA={folder!r}: expected it to hold {path}; set it to the folder that does")
+    return found
+
+
+# Images alone ---------------------------------------------------------------------------------------------------------
 
 
 def named(
@@ -24,17 +117,18 @@ def named(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images and labels of a public set, in an order that the seed draws.
 
-    | name          | train  | test   | pixels      | where in TACIT_DATA                          |
-    |---------------|--------|--------|-------------|----------------------------------------------|
-    | cifar10       | 50,000 | 10,000 | 3 x 32 x 32 | cifar10_jpeg/train.parquet and test.parquet  |
-    | fashion_mnist | 60,000 | 10,000 | 1 x 28 x 28 | fashion_mnist/train.npz and test.npz         |
-    | mnist         | 5,000  | 5,000  | 1 x 28 x 28 | mnist_test10k/mnist_test10k.npz              |
-    | usps          | 7,291  | 2,007  | 1 x 16 x 16 | usps/usps.npz                                |
-    | digits        | 898    | 899    | 1 x 8 x 8   | comes with scikit-learn                      |
+    | name          | train  | test   | pixels      |
+    |---------------|--------|--------|-------------|
+    | cifar10       | 50,000 | 10,000 | 3 x 32 x 32 |
+    | fashion_mnist | 60,000 | 10,000 | 1 x 28 x 28 |
+    | mnist         | 5,000  | 5,000  | 1 x 28 x 28 |
+    | omniglot      | 3,140  | 1,180  | 1 x 28 x 28 |
+    | usps          | 7,291  | 2,007  | 1 x 16 x 16 |
+    | digits        | 898    | 899    | 1 x 8 x 8   |
 
-    The splits are the standard ones, save that `mnist` holds MNIST's 10,000 test digits alone and is halved in its own
-    order (the first half is the easier one), as is `digits`. `cifar10` is stored as JPEG, so its figures are not
-    comparable with those of papers. What was decoded stays in memory.
+    The splits are the official ones, save that `mnist` and `digits`, which have none, are halved in their own order
+    (of mnist the first half is the easier one). `load_named` says more about each set. What was decoded stays in
+    memory.
 
     Args:
         name: one of the table's.
@@ -54,16 +148,24 @@ def named(
     >>> images.shape, images.dtype, labels.shape
     ((100, 1, 8, 8), dtype('uint8'), (100,))
     """
-    if name not in _READERS:
-        raise unknown("name", name, _READERS)
+    if name not in IMAGES:
+        raise unknown("name", name, IMAGES)
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
     expect("size", size, size is None or size >= 1, "at least 1 pixel, or None")
-    images, labels = _read(name, split, os.environ.get("TACIT_DATA", ""))
-    total = len(labels)
+    data = load_named(name)
+    items = _part(data, split)
+    total = len(items)
     expect("n", n, n is None or 1 <= n <= total, f"1 to {total}, the size of {name}'s {split} split", "None takes all")
-    picked = _order(total, seed)[:n]
-    return _resize(images[picked], size), labels[picked]
+    picked = items[_order(total, seed)[:n]]
+    return _resize(data.columns["x"][picked], size), data.columns["y"][picked]
+
+
+def _part(data: Named, split: str) -> np.ndarray:
+    if len(data.test):
+        return data.train if split == "train" else data.test
+    middle = len(data.train) // 2
+    return data.train[:middle] if split == "train" else data.train[middle:]
 
 
 def _order(total: int, seed: int) -> np.ndarray:
@@ -83,89 +185,3 @@ def _resize(images: np.ndarray, size: int | None) -> np.ndarray:
         x = interpolate(x, (size, size), mode="bilinear", antialias=True)
         resized[start : start + 1000] = x.round().clamp(0, 255).numpy()
     return resized
-
-
-# Where each set lies, and how it is packed ----------------------------------------------------------------------------
-
-
-class Images(Protocol):
-    """What a reader gives: an array, or anything that gives uint8 (len(picked), c, h, w) for item numbers."""
-
-    def __getitem__(self, picked: np.ndarray) -> np.ndarray: ...
-
-
-@functools.cache
-def _read(name: str, split: str, folder: str) -> tuple[Images, np.ndarray]:
-    images, labels = _READERS[name](folder, split)
-    return images, np.asarray(labels, np.int64)
-
-
-def _find(folder: str, path: str) -> Path:
-    """The place for a download, should there be one."""
-    if not folder:
-        raise DataError(f"TACIT_DATA is not set: expected the folder that holds {path}; set it with TACIT_DATA=DIR")
-    found = Path(folder).expanduser() / path
-    if not found.is_file():
-        raise DataError(f"TACIT_DATA={folder!r}: expected it to hold {path}; set it to the folder that does")
-    return found
-
-
-def _cifar10(folder: str, split: str) -> tuple[Images, np.ndarray]:
-    from pyarrow import parquet
-
-    table = parquet.read_table(_find(folder, f"cifar10_jpeg/{split}.parquet"), columns=["image", "label"])
-    return _Jpegs(table["image"].to_pylist(), (3, 32, 32)), table["label"].to_numpy()
-
-
-def _fashion_mnist(folder: str, split: str) -> tuple[Images, np.ndarray]:
-    with np.load(_find(folder, f"fashion_mnist/{split}.npz"), allow_pickle=False) as packed:
-        return packed["images"][:, None], packed["labels"]
-
-
-def _mnist(folder: str, split: str) -> tuple[Images, np.ndarray]:
-    with np.load(_find(folder, "mnist_test10k/mnist_test10k.npz"), allow_pickle=False) as packed:
-        return _half(packed["images"][:, None], packed["labels"], split)
-
-
-def _usps(folder: str, split: str) -> tuple[Images, np.ndarray]:
-    with np.load(_find(folder, "usps/usps.npz"), allow_pickle=False) as packed:
-        ink = packed[f"{split}_images"][:, None]  # 2,000 is white
-        return np.rint(ink * (255 / 2000)).astype(np.uint8), packed[f"{split}_labels"]
-
-
-def _digits(folder: str, split: str) -> tuple[Images, np.ndarray]:
-    drawn = load_digits()
-    return _half(drawn.images, np.array(drawn.labels["digit"], np.int64), split)
-
-
-def _half(images: np.ndarray, labels: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
-    middle = len(labels) // 2
-    part = slice(None, middle) if split == "train" else slice(middle, None)
-    return images[part], labels[part]
-
-
-_READERS: dict[str, Callable[[str, str], tuple[Images, np.ndarray]]] = {
-    "cifar10": _cifar10,
-    "fashion_mnist": _fashion_mnist,
-    "mnist": _mnist,
-    "usps": _usps,
-    "digits": _digits,
-}
-
-
-class _Jpegs:
-    """JPEG files in memory; each is decoded when it is first asked for, and once."""
-
-    def __init__(self, files: list[bytes], shape: tuple[int, int, int]) -> None:
-        self._files = files
-        self._images = np.empty((len(files), *shape), np.uint8)
-        self._decoded = np.zeros(len(files), np.bool_)
-
-    def __getitem__(self, picked: np.ndarray) -> np.ndarray:
-        from PIL import Image
-
-        for item in picked[~self._decoded[picked]]:
-            with Image.open(io.BytesIO(self._files[item]), formats=["JPEG"]) as image:
-                self._images[item] = np.asarray(image.convert("RGB")).transpose(2, 0, 1)
-            self._decoded[item] = True
-        return self._images[picked]

@@ -56,6 +56,7 @@ class SimCLR(Learner):
             "hidden_dim": 512,
             "temperature": 0.2,
         },
+        "search": {"temperature": [0.1, 0.2, 0.5]},
     }
 
     def __init__(

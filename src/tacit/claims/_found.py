@@ -1,0 +1,103 @@
+"""The claims that there are, read from syntax trees: nothing is imported until one runs."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from tacit import catalogue
+from tacit.catalogue import Entry
+from tacit.claims._hashes import claim_hash
+from tacit.claims._marks import Claim, Property
+from tacit.errors import ArgumentError, expect, unknown
+
+
+@dataclass(frozen=True)
+class Found:
+    """A claim function, or a checked property, in a system's file."""
+
+    system: str
+    function: str
+    mark: Claim | Property
+    entry: Entry
+    """The first object with the system's id."""
+
+    @property
+    def id(self) -> str:
+        """ID/function."""
+        return f"{self.system}/{self.function}"
+
+    @property
+    def hash(self) -> str:
+        return claim_hash(self.entry.source, self.function)
+
+    def load(self) -> Callable[..., Any]:
+        """Import the system's file and hand out the function."""
+        return getattr(importlib.import_module(self.entry.module), self.function)
+
+
+def find_claims(name: str | None = None, *, area: str | None = None) -> list[Found]:
+    """All claims and checked properties, or those of a system (`byol`), one (`byol/better_than_random`), an area.
+
+    Raises:
+        ArgumentError: there is none of that name; the nearest is suggested.
+    """
+    every = [found for entry in _first_entries() for found in read_claims(entry)]
+    if area is not None:
+        areas = sorted({found.entry.area for found in every})
+        if area not in areas:
+            raise unknown("area", area, areas)
+        return [found for found in every if found.entry.area == area]
+    if name is None:
+        return every
+    wanted = [found for found in every if name in (found.system, found.id)]
+    systems = {entry.id for entry in catalogue.systems()}
+    if not wanted and name not in systems:
+        raise unknown("name", name, {found.id for found in every} if "/" in name else systems)
+    return wanted
+
+
+def find_claim(id: str) -> Found:
+    """The one with this ID/function."""
+    (found,) = find_claims(id)
+    return found
+
+
+def read_claims(entry: Entry) -> list[Found]:
+    """The claims and checked properties of a system; in a file of several, those that name it, or the first's."""
+    return [found for found in _read_file(entry.source) if found.system == entry.id]
+
+
+@cache
+def _read_file(path: Path) -> tuple[Found, ...]:
+    entries = [entry for entry in catalogue.systems() if entry.source == path]
+    found = []
+    for node in ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body:
+        mark = _mark(node, path) if isinstance(node, ast.FunctionDef) else None
+        if mark is not None and isinstance(node, ast.FunctionDef):
+            owners = [entry for entry in entries if mark.system in (None, entry.id)]
+            expect(f"system of {path.name}:{node.lineno}", mark.system, bool(owners), "an id of this file")
+            found.append(Found(owners[0].id, node.name, mark, owners[0]))
+    return tuple(found)
+
+
+def _mark(node: ast.FunctionDef, path: Path) -> Claim | Property | None:
+    for call in node.decorator_list:
+        if isinstance(call, ast.Call) and getattr(call.func, "id", None) in ("claim", "checked"):
+            kind = Claim if call.func.id == "claim" else Property  # type: ignore[attr-defined]
+            try:
+                words = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
+                return kind(ast.literal_eval(call.args[0]), **words)
+            except (ValueError, TypeError) as error:
+                raise ArgumentError(f"{path}:{call.lineno}: @{call.func.id} takes literals only: {error}") from error  # type: ignore[attr-defined]
+    return None
+
+
+def _first_entries() -> list[Entry]:
+    """One entry an id, in the order of the catalogue."""
+    return list({entry.id: entry for entry in reversed(catalogue.systems())}.values())[::-1]

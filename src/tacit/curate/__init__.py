@@ -1,0 +1,10 @@
+"""Choosing and weighting data; settings learned from held-out data. One file per system; each loads when it is first named."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "_ift_hyperopt": ["ImplicitDifferentiation", "hypergradient"],
+    },
+)

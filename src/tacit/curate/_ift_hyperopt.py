@@ -1,0 +1,234 @@
+"""Optimizing Millions of Hyperparameters by Implicit Differentiation (Lorraine, Vicol & Duvenaud, 2020)."""
+
+from collections.abc import Iterable, Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import grad
+
+from tacit.catalogue import system
+from tacit.data import Dataset
+from tacit.errors import expect, unknown
+from tacit.learner import Learner, Update
+
+
+@system("ift-hyperopt", paper="arXiv:1911.02590", modality="any")
+class ImplicitDifferentiation(Learner):
+    """Weights go down a training loss, and its hyper-parameters down the validation loss of the weights they lead to.
+
+        repeat:  `inner_steps` times  w <- w - lr dL_T(w, h)/dw ;  then  h <- h - lr' dL_V(w*(h))/dh       (algorithm 1)
+
+    with the derivative of `hypergradient`. The hyper-parameters are the parameters of the training loss, as many as
+    wanted: a decay for each weight, the weights of an augmenting network. Both losses see the current mini-batches.
+
+    The validation items are the rows where the data's column `held_out` is True; data without that column has a share
+    of its items drawn. Batches hold training and held-out items in the proportion of the data. The two optimisers
+    of `fit` are set by `parts`, under `classifier` and `training_loss`; the optimiser's own weight decay is to be 0.
+
+    Args:
+        classifier: x -> logits (n, n_classes), such as `tacit.nn.Classifier`; its `prepare` is applied where it has one.
+        training_loss: module (classifier, x, y) -> scalar, whose parameters are the hyper-parameters; by default
+            `WeightDecay(classifier)`. It holds no second name of the classifier.
+        validation_fraction: share of the items that are held out, in (0, 1), where the data does not say which.
+        inner_steps: steps of the weights for each of the hyper-parameters.
+        n_terms, neumann_lr: of `hypergradient`.
+
+    >>> learner = ImplicitDifferentiation(nn.Linear(4, 3))
+    >>> learner.columns, [name for name, _ in learner.training_loss.named_parameters()]
+    (('x', 'y', 'index'), ['log_decays.0', 'log_decays.1'])
+    """
+
+    settings: ClassVar = {
+        "paper": {
+            "optimizer": "sgd",
+            "lr": 0.1,
+            "momentum": 0.9,
+            "batch_size": 128,
+            "weight_decay": 0.0,
+            "parts": {"training_loss": {"name": "adamw", "lr": 1e-3}},
+            "inner_steps": 1,
+        },
+        "small": {},
+    }
+    loss_falls = False  # two losses, and the hyper-parameters do not go down the one that the weights go down
+
+    held_out: Tensor
+    weight_steps: Tensor
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        *,
+        training_loss: nn.Module | None = None,
+        validation_fraction: float = 0.2,
+        inner_steps: int = 10,
+        n_terms: int = 20,
+        neumann_lr: float = 0.1,
+    ) -> None:
+        super().__init__()
+        fraction = validation_fraction
+        expect("validation_fraction", fraction, 0 < fraction < 1, "a share of the items, between 0 and 1")
+        expect("inner_steps", inner_steps, inner_steps >= 1, "at least 1")
+        _check_series(n_terms, neumann_lr)
+        self.classifier = classifier
+        self.training_loss = WeightDecay(classifier) if training_loss is None else training_loss
+        self.validation_fraction, self.inner_steps = validation_fraction, inner_steps
+        self.n_terms, self.neumann_lr = n_terms, neumann_lr
+        self.register_buffer("held_out", torch.zeros(0, dtype=torch.long))  # item numbers
+        self.register_buffer("weight_steps", torch.zeros((), dtype=torch.long))
+
+    def before_fit(self, data: Dataset) -> None:
+        if "held_out" in data:
+            chosen = data["held_out"][:].bool().nonzero()[:, 0]
+        else:
+            count = max(1, round(self.validation_fraction * len(data)))
+            chosen = torch.randperm(len(data))[:count].sort().values
+        expect("held_out", len(chosen), 0 < len(chosen) < len(data), "some of the items, and not all")
+        self.held_out = chosen.to(self.held_out.device)
+
+    def batches(self, data: Dataset, batch_size: int, generator: torch.Generator) -> Sequence[Tensor]:
+        """Training and held-out items in the proportion of the data; the fewer come round again if they run out."""
+        held_out = torch.isin(torch.arange(len(data)), self.held_out.cpu())
+        count = max(1, len(data) // batch_size)
+        rounds = []
+        for items in (torch.where(~held_out)[0], torch.where(held_out)[0]):
+            each = max(1, len(items) // count) if len(items) else 0
+            order = items[torch.randperm(len(items), generator=generator)]
+            rounds.append(order[torch.arange(count * each) % max(1, len(items))].view(count, each))
+        return torch.cat(rounds, dim=1).unbind()
+
+    def step(self, update: Update, x: Tensor, y: Tensor, index: Tensor) -> None:  # type: ignore[override]
+        held_out = torch.isin(index, self.held_out)
+        prepare = getattr(self.classifier, "prepare", None)
+        x = x if prepare is None else prepare(x)
+        training, validation = (x[~held_out], y[~held_out]), (x[held_out], y[held_out])
+        update(self.training_loss(self.classifier, *training), self.classifier)
+        if (self.weight_steps + 1) % self.inner_steps == 0 and len(validation[0]):
+            update(self._downhill(training, validation), self.training_loss)
+
+    def after_step(self, progress: float) -> None:
+        self.weight_steps += 1
+
+    def _downhill(self, training: tuple[Tensor, Tensor], validation: tuple[Tensor, Tensor]) -> Tensor:
+        """0, with the hypergradient as its gradient, so that `fit` logs the training loss alone."""
+        hyperparameters = list(self.training_loss.parameters())
+        gradients = hypergradient(
+            self.training_loss(self.classifier, *training),
+            F.cross_entropy(self.classifier(validation[0]), validation[1]),
+            self.classifier.parameters(),
+            hyperparameters,
+            n_terms=self.n_terms,
+            lr=self.neumann_lr,
+        )
+        return sum(((h - h.detach()) * g).sum() for h, g in zip(hyperparameters, gradients, strict=True))  # type: ignore[return-value]
+
+
+class WeightDecay(nn.Module):
+    """Cross-entropy with a decay to be learned for each tensor, each input or each weight of a classifier.
+
+        L_T(w, h) = cross-entropy + 1/2 sum_i exp(h_i) w_i^2
+
+    Args:
+        classifier: gives the shapes; it is not held.
+        per: `tensor`, `input` (column of a weight, shared by all outputs and kernel places; a bias has one) or `weight`.
+        initial: decay to start with, above 0.
+
+    >>> [tuple(h.shape) for h in WeightDecay(nn.Linear(4, 3), per="input").log_decays]
+    [(1, 4), (1,)]
+    """
+
+    def __init__(self, classifier: nn.Module, *, per: str = "tensor", initial: float = 1e-4) -> None:
+        super().__init__()
+        expect("initial", initial, initial > 0, "a decay above 0")
+        shapes = [_shape(p.shape, per) for p in classifier.parameters()]
+        self.log_decays = nn.ParameterList(nn.Parameter(torch.full(shape, initial).log()) for shape in shapes)
+
+    def forward(self, classifier: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        pairs = zip(self.log_decays, classifier.parameters(), strict=True)
+        penalty = sum((h.exp() * w.square()).sum() for h, w in pairs)
+        return F.cross_entropy(classifier(x), y) + penalty / 2
+
+
+def hypergradient(
+    train_loss: Tensor,
+    validation_loss: Tensor,
+    parameters: Iterable[Tensor],
+    hyperparameters: Iterable[Tensor],
+    *,
+    n_terms: int = 20,
+    lr: float = 0.1,
+) -> tuple[Tensor, ...]:
+    """Gradient of the validation loss at the weights that minimise the training loss, to the hyper-parameters.
+
+        dL_V(w*(h), h)/dh = dL_V/dh - dL_V/dw [d2L_T/dw dw]^-1 d2L_T/dw dh              (implicit function theorem)
+        H^-1 = lr sum over j = 0, 1, ... of (I - lr H)^j                                (Neumann series, algorithm 3)
+
+    The series is cut after the power `n_terms` and needs vector-Jacobian products only: the time of some 2 n_terms + 4
+    gradients, the memory of a few. It approaches the exact gradient where w is a minimum and 0 < lr < 2 / (largest
+    eigenvalue of H); `n_terms=0` is lr times the gradient that takes H for the identity. The sum is multiplied by lr,
+    without which it would approach H^-1 / lr (the released code leaves this to the optimiser, and puts the gradient's
+    outer product in the place of H for its language model).
+
+    Args:
+        train_loss: scalar, a differentiable function of parameters and hyper-parameters.
+        validation_loss: scalar, a function of the parameters, and perhaps of the hyper-parameters.
+        parameters: w, tensors that ask for a gradient.
+        hyperparameters: h, likewise.
+        n_terms: highest power of the series, at least 0.
+        lr: step of the series, above 0; that of gradient descent on w is the usual choice.
+
+    Returns:
+        A tensor for each hyper-parameter, of its shape, without a graph. The graphs of both losses are freed.
+
+    Raises:
+        ArgumentError: n_terms or lr out of range.
+
+    >>> w, h = torch.tensor([2.0], requires_grad=True), torch.tensor([1.0], requires_grad=True)
+    >>> train_loss = ((w - 4) ** 2 + h * w**2).sum() / 2  # w* = 4 / (1 + h) = 2, and dw*/dh = -4 / (1 + h)^2 = -1
+    >>> hypergradient(train_loss, w.sum(), [w], [h], n_terms=50, lr=0.2)
+    (tensor([-1.0000]),)
+    """
+    _check_series(n_terms, lr)
+    w, h = list(parameters), list(hyperparameters)
+    direct = grad(validation_loss, [*w, *h], retain_graph=True, materialize_grads=True)
+    train_gradient = [g for g in grad(train_loss, w, create_graph=True, materialize_grads=True)]
+    product = _inverse_hessian_product(direct[: len(w)], train_gradient, w, n_terms, lr)
+    indirect = _vector_jacobian(product, train_gradient, h)
+    return tuple(a - b for a, b in zip(direct[len(w) :], indirect, strict=True))
+
+
+def _inverse_hessian_product(
+    vector: Sequence[Tensor], train_gradient: Sequence[Tensor], parameters: Sequence[Tensor], n_terms: int, lr: float
+) -> list[Tensor]:
+    """v H^-1, by the first powers of the Neumann series (algorithm 3)."""
+    power, total = list(vector), list(vector)
+    for _ in range(n_terms):
+        curved = _vector_jacobian(power, train_gradient, parameters, retain_graph=True)
+        power = [p - lr * c for p, c in zip(power, curved, strict=True)]
+        total = [t + p for t, p in zip(total, power, strict=True)]
+    return [lr * t for t in total]
+
+
+def _vector_jacobian(
+    vector: Sequence[Tensor], outputs: Sequence[Tensor], inputs: Sequence[Tensor], retain_graph: bool = False
+) -> tuple[Tensor, ...]:
+    """v d(outputs)/d(inputs). Outputs that depend on nothing (parameters that the loss leaves out) add nothing."""
+    pairs = [(o, v) for o, v in zip(outputs, vector, strict=True) if o.requires_grad]
+    outputs, vector = [o for o, _ in pairs], [v for _, v in pairs]
+    return grad(outputs, inputs, vector, retain_graph=retain_graph, materialize_grads=True)
+
+
+def _shape(weight: Sequence[int], per: str) -> tuple[int, ...]:
+    """Shape of the decays of a weight: it broadcasts to the weight's."""
+    shapes = {"tensor": (), "weight": tuple(weight)}
+    shapes["input"] = (1, *weight[1:2], *[1] * len(weight[2:]))
+    if per not in shapes:
+        raise unknown("per", per, shapes)
+    return shapes[per]
+
+
+def _check_series(n_terms: int, lr: float) -> None:
+    expect("n_terms", n_terms, n_terms >= 0, "at least 0")
+    expect("lr", lr, lr > 0, "a step of the series, above 0")

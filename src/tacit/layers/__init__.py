@@ -1,0 +1,10 @@
+"""Published layers and initialisations. One file per system; each loads when it is first named."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "_mimetic_init": ["mimetic_init_"],
+    },
+)
