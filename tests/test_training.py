@@ -142,6 +142,51 @@ def test_each_part_moves_by_its_own_settings(digits):
     assert not torch.equal(still.generator.weight, made(TwoPlayers).generator.weight)
 
 
+def test_betas_are_adamws_and_each_part_may_have_its_own(digits):
+    """The first step of Adam has length lr whatever the betas; the second one tells them apart."""
+    learner, plain = made(TwoPlayers), made(TwoPlayers)
+    words = {"lr": 0.01, "weight_decay": 0.1, "schedule": "constant", "warmup": 0.0, "betas": (0.5, 0.99)}
+    fit(learner, digits, max_steps=3, batch_size=64, seed=7, parts={"critic": {"betas": (0.2, 0.9)}}, **words)
+    adams = {
+        name: torch.optim.AdamW(
+            [{"params": [p], "weight_decay": 0.1 * (p.ndim > 1)} for p in getattr(plain, name).parameters()],
+            0.01,
+            betas,
+        )
+        for name, betas in (("critic", (0.2, 0.9)), ("generator", (0.5, 0.99)))
+    }
+
+    def update(loss, module):
+        adam = adams["critic" if module is plain.critic else "generator"]
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+
+    order = torch.randperm(1797, generator=torch.Generator().manual_seed(mix(7, "order", 0)))
+    for step in range(3):
+        torch.manual_seed(mix(7, "step", step))
+        plain.step(update, digits["x"][order[64 * step : 64 * step + 64]])
+    for name, value in plain.named_parameters():
+        torch.testing.assert_close(learner.get_parameter(name), value, rtol=0, atol=1e-6)
+    for wrong in ((0.5,), (0.5, 1.0), (-0.1, 0.9)):
+        with pytest.raises(ArgumentError, match="betas"):
+            fit(learner, digits, max_steps=1, betas=wrong)
+
+
+def test_a_run_from_before_there_were_betas_goes_on(digits, tmp_path):
+    settings = {"epochs": 2, "batch_size": 128, "checkpoint_every": 4, "out": tmp_path}
+    with pytest.raises(Killed):
+        fit(made(Contrastive), digits, callbacks=[KillAt(10)], **settings)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["training"]["betas"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match=r"training.betas: None in the run, \[0.5, 0.999\] now"):
+        fit(made(Contrastive), digits, betas=(0.5, 0.999), **settings)
+    resumed = fit(made(Contrastive), digits, **settings)
+    whole = fit(made(Contrastive), digits, epochs=2, batch_size=128)
+    assert digest(resumed) == digest(whole)
+
+
 def test_the_callers_random_state_is_kept(digits):
     learner = made(Contrastive)
     torch.manual_seed(1)

@@ -9,7 +9,12 @@ from tacit.claims._data import Data, Unseen
 from tacit.claims._trial import Trial
 from tacit.errors import ArgumentError, DataError
 
-COLUMNS = {"x": np.arange(100.0)[:, None], "y": np.arange(100) % 4, "text": [f"text {i}" for i in range(100)]}
+COLUMNS = {
+    "factor": np.arange(100) % 4,
+    "x": np.arange(100.0)[:, None],
+    "y": np.arange(100) % 4,
+    "text": [f"text {i}" for i in range(100)],
+}
 NONE = np.arange(0)
 
 
@@ -38,7 +43,7 @@ def test_official_parts_are_kept_and_columns_stay_together():
 
 def test_labels_of_the_unseen_are_out_of_reach_until_revealed():
     _, unseen = data().split(0)
-    assert "y" not in unseen.columns
+    assert set(unseen.columns) == {"x", "text"}
     assert not unseen.revealed
     revealed = unseen.reveal()
     assert unseen.revealed

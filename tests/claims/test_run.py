@@ -27,7 +27,9 @@ def test_claims_are_found_without_importing_and_by_name():
 
 
 def test_a_run_leaves_a_record_that_reads_back(tmp_path):
-    done = {found.id: (record, note) for found, record, note in run_claims(find_claims(), Settings(), evidence=tmp_path)}
+    done = {
+        found.id: (record, note) for found, record, note in run_claims(find_claims(), Settings(), evidence=tmp_path)
+    }
     (learns, _), (stands, _) = done["toy/learns"], done["toy/stands"]
     assert (learns.verdict, stands.verdict) == ("holds", "fails")
     assert done["toy-still/adds"] == (None, "checked: one and one are two")

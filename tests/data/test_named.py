@@ -21,6 +21,11 @@ from tacit.errors import ArgumentError, DataError
 have_data = pytest.mark.skipif(not os.environ.get("TACIT_DATA"), reason="TACIT_DATA is not set")
 
 
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch):
+    monkeypatch.setenv("TACIT_OFFLINE", "1")
+
+
 def jpeg(colour):
     file = io.BytesIO()
     Image.new("RGB", (32, 32), colour).save(file, "JPEG", quality=95)
@@ -491,7 +496,7 @@ def test_graph_folds():
     ("name", "alone", "averaged"), [("cora", 0.604, 0.822), ("cornell", 0.781, 0.589), ("wisconsin", 0.837, 0.573)]
 )
 def test_nodes_alone_and_averaged_over_neighbours(name, alone, averaged):
-    """Logistic regression on features, and on features averaged twice over neighbours (mean of ten splits; here of four)."""
+    """Logistic regression on features, and on features averaged twice over neighbours (four of ten splits)."""
     from scipy.sparse import coo_matrix, diags, identity
 
     data = load_named(f"node_classification/{name}")

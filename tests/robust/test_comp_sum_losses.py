@@ -77,7 +77,7 @@ def test_items_that_are_right_by_far_keep_their_digits(tau):
 
 
 def test_tight_transformation_is_the_least_loss_of_a_wrong_choice():
-    """Two classes by brute force, for tau above 1 too, where the worst case shares the rest among all classes evenly."""
+    """Two classes, by brute force."""
     lead = np.linspace(-6, 6, 12_001)
     for tau, b in itertools.product((0.0, 0.5, 1.0), (0.2, 0.6, 0.9)):
         p = np.array([(1 + b) / 2, (1 - b) / 2])
@@ -92,10 +92,8 @@ def test_tight_transformation_is_the_least_loss_of_a_wrong_choice():
 
 def test_learner_is_the_equation_on_a_given_attack():
     """A slow loop over items and margins, with a fixed perturbation in place of the attack."""
-    model, moved = (
-        nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double(),
-        0.05 * torch.randn(5, 4).double(),
-    )
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
+    moved = 0.05 * torch.randn(5, 4, dtype=torch.double)
     learner = SmoothAdversarialCompSum(model, tau=1.5, smoothness=0.7, margin=2.0)
     learner.attack = lambda model, x, y, objective: x + moved
     x, y = torch.rand(5, 4, dtype=torch.double), torch.tensor([0, 1, 2, 1, 0])

@@ -58,10 +58,9 @@ def test_items_do_not_act_on_each_other():
     """In eval mode an item is attacked the same alone and in a batch; a mean over the batch changes no sign."""
     model = Classifier(ResNet(8, width=4, image_size=8), 3).train()
     x, y, start = torch.rand(4, 3, 8, 8), torch.tensor([0, 1, 2, 0]), torch.full((4, 3, 8, 8), 0.5)
-    together = pgd_attack(model, x, y, epsilon=0.3, n_steps=3, start=start)
-    alone = torch.cat(
-        [pgd_attack(model, x[i, None], y[i, None], epsilon=0.3, n_steps=3, start=start[:1]) for i in range(4)]
-    )
+    settings = {"epsilon": 0.3, "n_steps": 3}
+    together = pgd_attack(model, x, y, start=start, **settings)
+    alone = torch.cat([pgd_attack(model, x[i, None], y[i, None], start=start[:1], **settings) for i in range(4)])
     assert (together - alone).abs().max() < 1e-6
 
 
@@ -109,8 +108,8 @@ def test_margin_loss_by_hand():
 
 
 def test_what_cannot_be_is_refused():
-    with pytest.raises(ArgumentError, match="epsilon=-0.1"):
-        pgd_attack(nn.Linear(2, 2), torch.rand(1, 2), torch.tensor([0]), epsilon=-0.1)
+    with pytest.raises(ArgumentError, match="epsilon=-1"):
+        pgd_attack(nn.Linear(2, 2), torch.rand(1, 2), torch.tensor([0]), epsilon=-1)
     with pytest.raises(ArgumentError, match="n_steps=0"):
         PGDTraining(nn.Linear(2, 2), n_steps=0)
     with pytest.raises(ArgumentError, match="step_size=-1"):

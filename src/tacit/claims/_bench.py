@@ -72,7 +72,15 @@ class Bench:
 
     # data -------------------------------------------------------------------------------------------------------------
 
-    def images(self, name: str, *, size: int | None = None, n: int | None = None, n_test: int | None = None) -> Data:
+    def images(
+        self,
+        name: str,
+        *,
+        size: int | None = None,
+        n: int | None = None,
+        n_test: int | None = None,
+        inputs: Sequence[str] = (),
+    ) -> Data:
         """A named set of images at `size` pixels: columns x uint8 (n, c, size, size) and y; or the user's own images.
 
         Args:
@@ -80,18 +88,19 @@ class Bench:
             size: side in pixels; the set's own if None.
             n: items to learn from; at most 10,000 and four fifths of them if None.
             n_test: items to score on; at most 10,000 if None.
+            inputs: columns of the unseen items that may be read beside x, text, image, mask, a and b.
         """
         shape = None if size is None else lambda x: _resized(x, size)
         if self._own is not None:
             return self._note(self._own.shaped(shape))
         said = f"{name} at {size} px" if size else name
-        return self._note(Data(said, self._reader(name), n, n_test, shape=shape))
+        return self._note(Data(said, self._reader(name), n, n_test, shape=shape, inputs=inputs))
 
-    def data(self, name: str, *, n: int | None = None, n_test: int | None = None) -> Data:
+    def data(self, name: str, *, n: int | None = None, n_test: int | None = None, inputs: Sequence[str] = ()) -> Data:
         """Any named set of `tacit.data`: tables, texts, series, sounds, graphs; its columns as they are."""
         if self._own is not None:
             return self._note(self._own)
-        return self._note(Data(name, self._reader(name), n, n_test))
+        return self._note(Data(name, self._reader(name), n, n_test, inputs=inputs))
 
     def drawn(
         self,
@@ -100,6 +109,7 @@ class Bench:
         n: int = 1000,
         n_test: int = 1000,
         modality: str = "points",
+        inputs: Sequence[str] = (),
         **arguments: Any,
     ) -> Data:
         """Data that `generator(n, seed=..., **arguments)` draws anew for each seed: a mapping of columns."""
@@ -111,7 +121,7 @@ class Bench:
             return columns, modality, np.arange(n), np.arange(n, n + n_test)
 
         said = ", ".join(f"{name}={value}" for name, value in arguments.items())
-        return self._note(Data(f"{generator.__name__}({said})", read, n, n_test))
+        return self._note(Data(f"{generator.__name__}({said})", read, n, n_test, inputs=inputs))
 
     def pick(self, *, smoke: Any, small: Any, full: Any = None) -> Any:
         """A value by budget; at `full` the one of `small` where none is given."""
@@ -395,7 +405,7 @@ class Bench:
             from tacit import data
 
             try:
-                found = data.load_named(name)
+                found = data.load_named(name, download=self.budget != "smoke")
             except DataError:
                 if self.budget != "smoke":
                     raise

@@ -17,6 +17,8 @@ from tacit.data import Dataset
 from tacit.errors import DataError, expect
 
 Rows = Tensor | list[Any]
+INPUTS = ("x", "text", "image", "mask", "a", "b")
+"""Columns that are read; all others say something of the item that could be what is to be found."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Part:
         expect("share", share, 0 < share < 1, "a share between 0 and 1")
         order = drawn_order(len(self), self.seed + 7_000)
         first = round(share * len(self))
-        return self.select(order[:first]), Unseen(self.select(order[first:]))
+        return self.select(order[:first]), Unseen(self.select(order[first:]), inputs=tuple(self.columns))
 
 
 class Unseen:
@@ -84,14 +86,15 @@ class Unseen:
     Args:
         part: the items with their labels.
         counts: whether looks at the labels are counted, as they are for the test split.
+        inputs: columns that are shown beside those of `INPUTS`, such as a domain; `y` and other factors are not.
     """
 
-    def __init__(self, part: Part, *, counts: bool = False) -> None:
+    def __init__(self, part: Part, *, counts: bool = False, inputs: Sequence[str] = ()) -> None:
         self._part, self._counts = part, counts
         self.looks = 0
         """How often the labels of a test split were used; at most once for each number that a trial returns."""
         self.revealed = False
-        self.columns = {name: rows for name, rows in part.columns.items() if name != "y"}
+        self.columns = {name: rows for name, rows in part.columns.items() if name != "y" and name in (*INPUTS, *inputs)}
 
     @property
     def x(self) -> Any:
@@ -127,6 +130,8 @@ class Data:
             splits what there is.
         n: items to learn from; if None at most 10,000 and four fifths of what there is, so that each seed draws others.
         n_test: items to score on; all, and at most 10,000, if None.
+        shape: applied to `x` after it is picked.
+        inputs: columns of the unseen items that may be read beside x, text, image, mask, a and b.
     """
 
     def __init__(
@@ -137,14 +142,16 @@ class Data:
         n_test: int | None = None,
         *,
         shape: Callable[[Rows], Rows] | None = None,
+        inputs: Sequence[str] = (),
     ) -> None:
+        self.inputs = tuple(inputs)
         self.name, self._read, self.n, self.n_test, self._shape = name, read, n, n_test, shape
         self.drawn_hash: str | None = None
         """SHA-256 of the first split that was drawn."""
 
     def shaped(self, shape: Callable[[Rows], Rows] | None) -> Data:
         """The same data, its `x` given another shape after it is picked."""
-        return Data(self.name, self._read, self.n, self.n_test, shape=shape)
+        return Data(self.name, self._read, self.n, self.n_test, shape=shape, inputs=self.inputs)
 
     def split(self, seed: int, *, most: int | None = None, counts: bool = True) -> tuple[Part, Unseen]:
         """The seed's items to learn from, and those that score; at most `most` of each."""
@@ -159,7 +166,7 @@ class Data:
                 picked["x"] = self._shape(picked["x"])
             parts.append(Part(picked, modality, classes, seed))
         self.drawn_hash = self.drawn_hash or _fingerprint(parts)
-        return parts[0], Unseen(parts[1], counts=counts)
+        return parts[0], Unseen(parts[1], counts=counts, inputs=self.inputs)
 
     def _items(self, train: np.ndarray, test: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
         train = train[drawn_order(len(train), seed)]
@@ -205,5 +212,6 @@ def _fingerprint(parts: Sequence[Part]) -> str:
             if isinstance(rows, Tensor):
                 digest.update(rows.contiguous().numpy().tobytes())
             else:
-                digest.update(repr(rows).encode())
+                for row in rows:
+                    digest.update(row.tobytes() if isinstance(row, np.ndarray) else repr(row).encode())
     return digest.hexdigest()[:16]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from tacit import catalogue
+from tacit.catalogue import Entry
 from tacit.claims._found import Found
 from tacit.claims._hashes import ROOT, code_hash
 from tacit.claims._record import Record, read_records
@@ -28,9 +32,19 @@ def published() -> Path:
 
 def read_evidence(folders: Iterable[Path], system: str) -> list[Record]:
     """The records of a system in these folders, oldest first; a folder that is named twice counts once."""
-    places = dict.fromkeys(folder.resolve() for folder in folders)
-    found = [record for place in places for record in read_records(place / f"{system}.jsonl")]
+    found = [record for place in _places(folders) for record in read_records(place / f"{system}.jsonl")]
     return sorted(found, key=lambda record: record.date)
+
+
+def read_tuning(folders: Iterable[Path], system: str) -> list[dict[str, Any]]:
+    """The trials by which the system's preset was tuned."""
+    files = [place / f"{system}.tune.jsonl" for place in _places(folders)]
+    lines = [line for file in files if file.is_file() for line in file.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for line in lines if line]
+
+
+def _places(folders: Iterable[Path]) -> list[Path]:
+    return list(dict.fromkeys(folder.resolve() for folder in folders))
 
 
 def current_code(found: Found, baseline: str = "") -> str:
@@ -137,3 +151,13 @@ def standings(claims: Iterable[Found], folders: Sequence[Path]) -> list[Standing
             known[one.system] = read_evidence(folders, one.system)
         found.append(Standing(one, [record for record in known[one.system] if record.claim == one.id]))
     return found
+
+
+def presets(entry: Entry) -> dict[str, dict[str, Any]]:
+    """The `settings` of a system, read from its syntax tree; empty where it has none."""
+    for node in ast.walk(ast.parse(entry.source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ClassDef) and node.name == entry.name:
+            for line in node.body:
+                if isinstance(line, ast.AnnAssign) and line.value and ast.unparse(line.target) == "settings":
+                    return ast.literal_eval(line.value)
+    return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from tacit import catalogue
 from tacit.catalogue import Entry
 from tacit.claims._hashes import claim_hash
 from tacit.claims._marks import Claim, Property
-from tacit.errors import ArgumentError, expect, unknown
+from tacit.errors import ArgumentError, expect, nearest, unknown
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Found:
     mark: Claim | Property
     entry: Entry
     """The first object with the system's id."""
+    doc: str = ""
+    """The function's docstring: how it is tested."""
 
     @property
     def id(self) -> str:
@@ -58,8 +60,16 @@ def find_claims(name: str | None = None, *, area: str | None = None) -> list[Fou
     wanted = [found for found in every if name in (found.system, found.id)]
     systems = {entry.id for entry in catalogue.systems()}
     if not wanted and name not in systems:
-        raise unknown("name", name, {found.id for found in every} if "/" in name else systems)
+        raise _no_such_claim(name, systems, every)
     return wanted
+
+
+def _no_such_claim(name: str, systems: set[str], every: Sequence[Found]) -> ArgumentError:
+    """The nearest system or claim is named, rather than all of some hundreds."""
+    by_function = {found.function: found.id for found in every}
+    guess = by_function.get(name) or nearest(name, {found.id for found in every} if "/" in name else systems)
+    hint = f"did you mean {guess!r}?" if guess else "see: tacit claims show"
+    return ArgumentError(f"name={name!r}: expected a system, such as dcl, or one claim of it, ID/claim; {hint}")
 
 
 def find_claim(id: str) -> Found:
@@ -82,7 +92,7 @@ def _read_file(path: Path) -> tuple[Found, ...]:
         if mark is not None and isinstance(node, ast.FunctionDef):
             owners = [entry for entry in entries if mark.system in (None, entry.id)]
             expect(f"system of {path.name}:{node.lineno}", mark.system, bool(owners), "an id of this file")
-            found.append(Found(owners[0].id, node.name, mark, owners[0]))
+            found.append(Found(owners[0].id, node.name, mark, owners[0], ast.get_docstring(node) or ""))
     return tuple(found)
 
 

@@ -88,8 +88,8 @@ def _homes(package: Path) -> dict[str, Path]:
 
 @cache
 def _tree(path: Path) -> ast.Module:
-    """The file's syntax tree without docstrings."""
-    tree = _Undocumented().visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
+    """The file's syntax tree without docstrings and f-strings."""
+    tree = _Plain().visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
     assert isinstance(tree, ast.Module)
     return tree
 
@@ -121,18 +121,32 @@ def _dump(node: ast.AST) -> str:
     return ast.unparse(node)
 
 
-class _Undocumented(ast.NodeTransformer):
-    """Takes docstrings out of a syntax tree, those of attributes and constants too."""
+class _Plain(ast.NodeTransformer):
+    """Takes docstrings out of a syntax tree, those of attributes and constants too.
 
-    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+    And makes calls of f-strings, whose quotes versions of Python write in different ways.
+    """
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         documents = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if documents else node
+        return None if documents else self.generic_visit(node)
+
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.Call:
+        return _call("fstring", [self.visit(part) for part in node.values])
+
+    def visit_FormattedValue(self, node: ast.FormattedValue) -> ast.Call:
+        spec = [] if node.format_spec is None else [self.visit(node.format_spec)]
+        return _call("formatted", [self.visit(node.value), ast.Constant(node.conversion), *spec])
 
     def visit(self, node: ast.AST) -> Any:
         node = super().visit(node)
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not node.body:
             node.body = [ast.Pass()]
         return node
+
+
+def _call(name: str, arguments: list[ast.expr]) -> ast.Call:
+    return ast.Call(ast.Name(name), arguments, [])
 
 
 def _digest(parts: Iterable[str]) -> str:

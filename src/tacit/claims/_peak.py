@@ -48,23 +48,23 @@ def _kilobytes(status: Path, name: str) -> int:
 
 def measure_elsewhere(claim: str, side: str, seed: int, budget: str, device: str) -> float:
     """Run one side of a claim in a new process, and return its peak in bytes."""
-    words = [sys.executable, "-m", "tacit.claims._peak", claim, side, str(seed), budget, device]
+    # not `-m`: that would make this module twice, and with it Measured
+    start = [sys.executable, "-c", "from tacit.claims import _peak; _peak.main()"]
+    words = [*start, claim, side, str(seed), budget, device]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ArgumentError(f"{claim}: measuring the memory of {side} failed: {done.stderr.strip()[-500:]}")
     return float(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _main(claim: str, side: str, seed: str, budget: str, device: str) -> None:
+def main() -> None:
+    """What the new process does."""
     from tacit.claims._found import find_claim
     from tacit.claims._run import bench_for
 
+    claim, side, seed, budget, device = sys.argv[1:]
     found = find_claim(claim)
     try:
         found.load()(bench_for(found, budget, device=device, peak_of=(side, int(seed))))
     except Measured as measured:
         print(json.dumps(measured.peak))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])

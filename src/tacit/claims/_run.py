@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -49,6 +50,8 @@ class Settings:
     reseed: bool = False
     data: str | None = None
     labels: str = "auto"
+    again: int = 0
+    """How many records there were before; above 0 nothing that was kept of them is used."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +70,18 @@ def run_claims(
     jobs: int = 1,
     again: bool = False,
     progress: Progress | None = None,
-) -> Iterator[tuple[Found, Record | None, str]]:
+) -> Generator[tuple[Found, Record | None, str], None, None]:
     """Run claims, append a record each to `evidence/SYSTEM.jsonl`, and hand out (claim, record, note) as they end.
 
-    What has been run, and is not stale, is not run again. A killed run goes on with the trial it stood in. Checked
-    properties are looked at and leave no record.
+    What has been run, and is not stale, is not run again. A killed run goes on with the trial it stood in. A run at
+    smoke shows that the claim runs, and leaves no record; checked properties are looked at and leave none either.
 
     Args:
         claims: of `find_claims`.
         settings: budget, device, fresh seeds, the user's own data.
         evidence: folder of the records.
         jobs: trials at once, each with its share of the cores.
-        again: run what has been run, too.
+        again: run what has been run, too, and use nothing that was kept of it.
         progress: told (claim, seeds done, of how many).
 
     Yields:
@@ -94,13 +97,14 @@ def run_claims(
         elif done is not None:
             yield found, done, f"{DONE}; --again runs it anew"
         else:
-            wanted.append(found)
-    alone = ((found, None) for found in wanted)
-    for found, record in _side_by_side(wanted, settings, jobs, progress) if jobs > 1 else alone:
+            wanted.append((found, _anew(found, settings, evidence) if again else settings))
+    alone = ((found, chosen, None) for found, chosen in wanted)
+    for found, chosen, record in _side_by_side(wanted, jobs, progress) if jobs > 1 else alone:
         note = ""
         try:
-            record = record or run_claim(found, settings, evidence=None, progress=progress)
-            record.append(evidence)
+            record = record or run_claim(found, chosen, evidence=None, progress=progress)
+            if chosen.budget != "smoke":
+                record.append(evidence)
         except Exception as error:
             if len(wanted) == 1:
                 raise
@@ -116,7 +120,7 @@ def run_claim(
     progress: Progress | None = None,
     alone: bool = True,
 ) -> Record:
-    """Run one claim over its seeds; the record is appended unless `evidence` is None.
+    """Run one claim over its seeds; the record is appended unless `evidence` is None, or the budget smoke.
 
     Nothing else may run meanwhile where it is `alone`; else claims that take times are refused.
     """
@@ -128,19 +132,29 @@ def run_claim(
         device=settings.device,
         reseed=settings.reseed,
         own=_own(settings, found),
+        again=settings.again,
         on_trial=lambda seed, number, total: tell(found, number, total),
         alone=alone,
     )
     tell(found, 0, len(bench.seeds))
     comparison = found.load()(bench)
+    if settings.data is not None and not bench.asked:
+        raise ArgumentError(f"data={settings.data!r}: {found.id} reads no data, so yours cannot stand in; leave it out")
     record = _record(found, bench, comparison, settings, time.monotonic() - started)
-    if evidence is not None:
+    if evidence is not None and settings.budget != "smoke":
         record.append(evidence)
     return record
 
 
 def bench_for(
-    found: Found, budget: str, *, device: str = "cpu", reseed: bool = False, own: Own | None = None, **more: Any
+    found: Found,
+    budget: str,
+    *,
+    device: str = "cpu",
+    reseed: bool = False,
+    own: Own | None = None,
+    again: int = 0,
+    **more: Any,
 ) -> Bench:
     """The Bench that a claim gets at a budget: its seeds, steps, and place to keep what is done."""
     from tacit.data import cache_folder
@@ -153,7 +167,8 @@ def bench_for(
     key = f"{found.id} {found.hash} {code_hash([found.entry.source])} {own.hash if own else ''}"
     peak = _not_on_own_data if own else partial(measure_elsewhere, found.id, budget=budget, device=device)
     settings: dict[str, Any] = {"seeds": seeds, "steps": steps_at(claim, budget), "key": key, "peak": peak}
-    settings |= {"budget": budget, "device": device, "cache": cache_folder() / "claims"}
+    cache = cache_folder() / "claims" / (f"again-{again}" if again else "")
+    settings |= {"budget": budget, "device": device, "cache": cache}
     return Bench(**{**settings, "own": own.data if own else None, **more})
 
 
@@ -200,9 +215,14 @@ def _done(found: Found, settings: Settings, evidence: Path) -> Record | None:
     return None
 
 
+def _anew(found: Found, settings: Settings, evidence: Path) -> Settings:
+    records = read_records(evidence / f"{found.system}.jsonl")
+    return replace(settings, again=sum(record.claim == found.id for record in records))
+
+
 def _side_by_side(
-    claims: Sequence[Found], settings: Settings, jobs: int, progress: Progress | None
-) -> Iterator[tuple[Found, Record | None]]:
+    claims: Sequence[tuple[Found, Settings]], jobs: int, progress: Progress | None
+) -> Iterator[tuple[Found, Settings, Record | None]]:
     """The claims as their trials end, which run `jobs` at a time in processes of their own and keep what they find.
 
     At smoke nothing is kept: there a process runs a whole claim, and its record is handed on. Claims that fail come
@@ -211,14 +231,14 @@ def _side_by_side(
     threads = max((os.cpu_count() or jobs) // jobs, 1)
     with _environment({"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}), _Pool(jobs) as pool:
         tasks = {found.id: [pool.submit(_elsewhere, found.id, settings, seed) for seed in _tasks(found, settings)]
-                 for found in claims}  # fmt: skip
+                 for found, settings in claims}  # fmt: skip
         failed = []
-        for found in _as_they_end(claims, tasks, progress):
+        for found, settings in _as_they_end(claims, tasks, progress):
             if any(task.exception() for task in tasks[found.id]):
-                failed.append(found)
+                failed.append((found, settings))
             else:
-                yield found, tasks[found.id][0].result()
-    yield from ((found, None) for found in failed)
+                yield found, settings, tasks[found.id][0].result()
+    yield from ((found, settings, None) for found, settings in failed)
 
 
 def _tasks(found: Found, settings: Settings) -> Sequence[int | None]:
@@ -234,27 +254,27 @@ def _elsewhere(claim: str, settings: Settings, seed: int | None) -> Record | Non
         return run_claim(found, settings, evidence=None, alone=False)
     bench = bench_for(
         found, settings.budget, device=settings.device, reseed=settings.reseed, own=_own(settings, found),
-        seeds=[seed], alone=False,
+        again=settings.again, seeds=[seed], alone=False,
     )  # fmt: skip
     found.load()(bench)
     return None
 
 
 def _as_they_end(
-    claims: Sequence[Found], tasks: Mapping[str, Sequence[Future[Any]]], progress: Progress | None
-) -> Iterator[Found]:
+    claims: Sequence[tuple[Found, Settings]], tasks: Mapping[str, Sequence[Future[Any]]], progress: Progress | None
+) -> Iterator[tuple[Found, Settings]]:
     """Each claim when all of its tasks have ended, telling of those under way meanwhile."""
     left = list(claims)
     while left:
-        wait([task for found in left for task in tasks[found.id] if not task.done()], 0.5, FIRST_COMPLETED)
-        for found in list(left):
+        wait([task for found, _ in left for task in tasks[found.id] if not task.done()], 0.5, FIRST_COMPLETED)
+        for found, settings in list(left):
             own = tasks[found.id]
             done = sum(task.done() for task in own)
             if progress is not None and (done or any(task.running() for task in own)):
                 progress(found, done, len(own))
             if done == len(own):
-                left.remove(found)
-                yield found
+                left.remove((found, settings))
+                yield found, settings
 
 
 class _Pool:
@@ -262,7 +282,8 @@ class _Pool:
 
     def __init__(self, jobs: int) -> None:
         self._before = multiprocessing.active_children()
-        self._executor = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
+        context = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(jobs, context, initializer=_leave_interrupts_to_the_parent)
 
     def submit(self, function: Callable[..., Any], *args: Any) -> Future[Any]:
         return self._executor.submit(function, *args)
@@ -273,8 +294,12 @@ class _Pool:
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None:
             for process in set(multiprocessing.active_children()) - set(self._before):
-                process.terminate()
+                process.kill()
         self._executor.shutdown(cancel_futures=kind is not None)
+
+
+def _leave_interrupts_to_the_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _environment:

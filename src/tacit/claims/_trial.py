@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -89,7 +89,7 @@ class Trial:
         from tacit.training import fit
 
         items = data.dataset if isinstance(data, Part) else data
-        words = _training_words(type(learner)) | self.overrides.get(_name(learner), {}) | training
+        words = _training_words(type(learner), self.overrides.get(_name(learner), {})) | training
         if not {"max_steps", "epochs"} & set(words):
             words["max_steps"] = self.steps
         if self.budget == "smoke":
@@ -232,13 +232,13 @@ def _name(learner: Any) -> str:
     return getattr(type(learner), "system_id", type(learner).__name__)
 
 
-def _training_words(kind: Any) -> dict[str, Any]:
-    """What the small preset says to `fit`; names that the constructor takes are the constructor's."""
+def _training_words(kind: Any, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the small preset, or what overrides it, says to `fit`; names that the constructor takes are its own."""
     from tacit.building import constructor_arguments
     from tacit.recipes import TRAINING
 
     taken = constructor_arguments(kind)
-    preset = getattr(kind, "settings", {}).get("small", {})
+    preset = getattr(kind, "settings", {}).get("small", {}) | dict(overrides or {})
     return {name: value for name, value in preset.items() if name in TRAINING and name not in taken}
 
 

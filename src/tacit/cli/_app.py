@@ -13,6 +13,7 @@ import yaml
 
 from tacit import catalogue
 from tacit._version import __version__
+from tacit.cli import _claims
 from tacit.cli import _show as show
 from tacit.cli._machine import get_ready
 from tacit.cli._options import scalar, settings_given, takes_settings
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(_claims.app, name="claims")
 
 
 def _switch(flags: str, says: str) -> Any:

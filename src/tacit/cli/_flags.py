@@ -12,7 +12,7 @@ METHOD = "--method.NAME"
 """The flag behind `--method.temperature 0.2`, which becomes `--method.NAME temperature=0.2`."""
 
 Flags = Mapping[str, bool]
-"""Flags of a command, and whether each takes a value."""
+"""Flags of a command, and whether each takes a value. A command of a group has two words: `claims run`."""
 
 
 def normalise(arguments: Sequence[str], commands: Mapping[str, Flags]) -> tuple[list[str], list[str]]:
@@ -29,7 +29,14 @@ def normalise(arguments: Sequence[str], commands: Mapping[str, Flags]) -> tuple[
         return list(arguments), []
     name, *rest = arguments
     if name not in commands:
-        raise _no_command(name, commands)
+        raise _no_command(name, [known for known in commands if " " not in known])
+    own = [known.removeprefix(f"{name} ") for known in commands if known.startswith(f"{name} ")]
+    if own and rest and not rest[0].startswith("-"):
+        word, *rest = rest
+        if word not in own:
+            raise _no_command_of(name, word, own)
+        done, notes = _with_known_flags(f"{name} {word}", rest, commands[f"{name} {word}"])
+        return [name, word, *done[1:]], notes
     return _with_known_flags(name, rest, commands[name])
 
 
@@ -70,7 +77,13 @@ def _known_flag(command: str, flag: str, flags: Flags) -> tuple[str, list[str]]:
     raise ArgumentError(f"{command} has no flag {flag}; {hint}")
 
 
-def _no_command(name: str, commands: Mapping[str, Flags]) -> ArgumentError:
+def _no_command_of(group: str, name: str, commands: Sequence[str]) -> ArgumentError:
+    guess = nearest(name, commands)
+    hint = f"did you mean {guess!r}?" if guess else f"expected one of {', '.join(commands)}"
+    return ArgumentError(f"{group} has no command {name!r}; {hint}")
+
+
+def _no_command(name: str, commands: Sequence[str]) -> ArgumentError:
     guess = nearest(name, commands)
     if Path(name).exists():
         hint = f"did you mean: tacit learn {name}?"

@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(words: Sequence[str]) -> int:
     command: Any = get_command(app)
-    words, notes = normalise(words, {name: _flags(child) for name, child in command.commands.items()})
+    words, notes = normalise(words, dict(_commands(command)))
     for note in notes:
         show.note(note)
     try:
@@ -66,6 +66,14 @@ def _run(words: Sequence[str]) -> int:
         return command.main(args=words, prog_name="tacit", standalone_mode=False) or 0
     finally:
         _close_progress()
+
+
+def _commands(group: Any, before: str = "") -> Iterator[tuple[str, Flags]]:
+    """Every command and its flags; those of a group as `claims run`, beside the group itself."""
+    for name, command in group.commands.items():
+        yield before + name, _flags(command)
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{before}{name} ")
 
 
 def _flags(command: Any) -> Flags:
@@ -89,6 +97,8 @@ def _line(error: Exception) -> str | None:
 
 
 def _stopped(words: Sequence[str]) -> str:
+    if words[:2] == ["claims", "run"]:
+        return "stopped; the same command goes on with the seed it stood at"
     if words[:1] != ["learn"]:
         return "stopped"
     without = " without --overwrite" if "--overwrite" in words else ""

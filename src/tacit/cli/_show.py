@@ -103,8 +103,32 @@ def systems(entries: Sequence[Entry]) -> None:
     lines(["", f"{len(entries)} entries; try: tacit learn demo --method ID for those that are learners"])
 
 
-def rows(cells: Sequence[Sequence[str]], titles: Sequence[str], *, right: int = 0) -> None:
-    """A table on a terminal; tab-separated lines, never cut, in a pipe. The first `right` columns are set right."""
+def labelled(pairs: Iterable[tuple[str, str]], *, width: int = 15) -> None:
+    """Lines of a label and a text, folded beside its label on a terminal; a pair without text is left out."""
+    console = Console()
+    for label, text in pairs:
+        if not text:
+            continue
+        before = f"  {label}".ljust(width)
+        if console.is_terminal:
+            text = textwrap.fill(
+                text, console.width, initial_indent=before, subsequent_indent=" " * width, break_on_hyphens=False
+            )
+        else:
+            text = before + text
+        line = Text(text)
+        line.stylize("dim", 0, len(before))
+        console.print(line, soft_wrap=True)
+
+
+def rows(
+    cells: Sequence[Sequence[str]], titles: Sequence[str], *, right: int = 0, folds: Sequence[int] | None = None
+) -> None:
+    """A table on a terminal; tab-separated lines, never cut, in a pipe.
+
+    The first `right` columns are set right. Those in `folds` are folded where there is no room; the last one if None.
+    """
+    folds = [len(titles) - 1] if folds is None else folds
     console = Console()
     if not console.is_terminal:
         for row in cells:
@@ -112,8 +136,8 @@ def rows(cells: Sequence[Sequence[str]], titles: Sequence[str], *, right: int = 
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for position, title in enumerate(titles):
-        last = position == len(titles) - 1
-        table.add_column(title, justify="right" if position < right else "left", overflow="fold", no_wrap=not last)
+        fixed = position not in folds
+        table.add_column(title, justify="right" if position < right else "left", overflow="fold", no_wrap=fixed)
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)

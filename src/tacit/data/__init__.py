@@ -6,11 +6,13 @@ from tacit.data._columns import Named
 from tacit.data._dataset import Column, Dataset, as_dataset
 from tacit.data._digits import load_digits
 from tacit.data._drawn import Drawn, draw_scenes, load_demo
+from tacit.data._glyphs import glyphs
 from tacit.data._images import read_image
 from tacit.data._ledger import Ledger, Use
 from tacit.data._named import load_named, named, names
 from tacit.data._open import Skipped, Source, open, write_skipped
 from tacit.data._stand_ins import stand_in
+from tacit.data._toys import fractals, gaussian_mixture, shapes, signals, two_view_latents
 
 __all__ = [
     "Column",
@@ -27,6 +29,9 @@ __all__ = [
     "clear_cache",
     "colored_digits",
     "draw_scenes",
+    "fractals",
+    "gaussian_mixture",
+    "glyphs",
     "load_demo",
     "load_digits",
     "load_named",
@@ -34,6 +39,9 @@ __all__ = [
     "names",
     "open",
     "read_image",
+    "shapes",
+    "signals",
     "stand_in",
+    "two_view_latents",
     "write_skipped",
 ]

@@ -34,7 +34,7 @@ except ImportError:  # Windows
 
 __all__ = ["cache_folder", "cache_size", "clear_cache"]
 
-KINDS = ("images", "points")
+KINDS = ("images", "points", "named", "claims")
 INDEX = "files-1.sqlite"
 ROWS = 1024
 """Rows that the index writes at a time, so that a killed process loses little and another one waits a moment only."""

@@ -44,6 +44,8 @@ def colored_digits(
     ((4, 2, 14, 14), [0, 1, 0, 1], [True, False, True, False])
     """
     images, digits = np.asarray(images), np.asarray(digits)
+    grey = images.ndim == 3 or (images.ndim == 4 and images.shape[1] == 1)
+    expect("images.shape", images.shape, grey, "(n, 1, h, w) or (n, h, w)")
     shares = (*flips, label_noise)
     expect("flips", tuple(flips), len(flips) > 0, "a share for each environment, at least one")
     expect("flips, label_noise", shares, all(0 <= share <= 1 for share in shares), "shares between 0 and 1")

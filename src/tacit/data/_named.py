@@ -1,4 +1,4 @@
-"""Named public sets, read from the folder that the environment variable TACIT_DATA names."""
+"""Named public sets: from the folder that the environment variable TACIT_DATA names, or from their source."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from tacit.data._cache import cache_folder
 from tacit.data._columns import Named
+from tacit.data._download import KITS, downloaded, offline
 from tacit.data._readers import ALIASES, READERS, about
 from tacit.errors import DataError, TacitError, expect, unknown
 
@@ -30,7 +32,7 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(READERS))
 
 
-def load_named(name: str) -> Named:
+def load_named(name: str, *, download: bool = True) -> Named:
     """A public set, whole, with its official split, its classes and its licence.
 
     | names                                        | modality | columns (n is the number of items)                     |
@@ -54,21 +56,30 @@ def load_named(name: str) -> Named:
     Folders and parts have short names where these stand for one set alone: `cora`, `adult`, `GunPoint`, `MUTAG`,
     `sts_benchmark`. `names()` lists all.
 
-    `mnist` holds MNIST's 10,000 test digits alone. `cifar10` is stored as JPEG, so its figures are not comparable with
-    those of papers. Of omniglot's 8 alphabets 5 are `train`, 1 is `choose` and 2 are `test`; the authors' one-shot runs
-    stand in `extras` (`support`, `query`, `answer`). clinc150_oos adds requests outside all intents as class 150.
-    cranfield's `extras` hold `queries` and `judgements` (m, 3): query number, item number, gain 1 to 4. The set stays
-    in memory for the next call, and its arrays are read-only.
+    `mnist` holds MNIST's 10,000 test digits alone; TACIT_DATA's copy has each digit's contrast stretched to the full
+    range. `cifar10` is stored there as JPEG, so its figures are not comparable with those of papers. Of omniglot's 8
+    alphabets 5 are `train`, 1 is `choose` and 2 are `test`; the authors' one-shot runs stand in `extras` (`support`,
+    `query`, `answer`). clinc150_oos adds requests outside all intents as class 150. cranfield's `extras` hold `queries`
+    and `judgements` (m, 3): query number, item number, gain 1 to 4. The set stays in memory for the next call, and its
+    arrays are read-only.
+
+    What TACIT_DATA does not hold is downloaded into the cache where its source has a checksum that was verified:
+    ag_news, amazon_reviews_da, cifar10 and mnist (with the original pixels, in the same order), clinc150, cranfield,
+    fashion_mnist, omniglot, sts. TACIT_OFFLINE=1 forbids it.
+
+    Args:
+        name: one of `names()`, or a short name.
+        download: whether the network may be used.
 
     Raises:
         ArgumentError: unknown name.
-        DataError: TACIT_DATA is not set, or does not hold the set.
+        DataError: neither TACIT_DATA nor the cache holds the set, and it cannot be downloaded.
 
     >>> iris = load_named("iris")
     >>> len(iris), iris.columns["x"].shape, iris.classes, iris.licence
     (150, (150, 4), ('setosa', 'versicolor', 'virginica'), 'CC BY 4.0 (UCI)')
     """
-    return _load(full_name(name), os.environ.get("TACIT_DATA", ""))
+    return _load(full_name(name), os.environ.get("TACIT_DATA", ""), str(cache_folder()), download and not offline())
 
 
 def full_name(name: str) -> str:
@@ -86,27 +97,43 @@ def full_name(name: str) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def _load(name: str, folder: str) -> Named:
+def _load(name: str, folder: str, cache: str, download: bool) -> Named:
     licence, source = about(name)
+    find = _Finder(folder, licence, source, download)
     try:
-        read = READERS[name](functools.partial(_find, folder))
+        read = READERS[name](find)
     except TacitError:
         raise
     except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
         raise DataError(
             f"{name}: TACIT_DATA={folder!r} holds files that cannot be read: {error}; copy them anew"
         ) from None
-    return dataclasses.replace(read, name=name, licence=licence, source=source)
+    return dataclasses.replace(read, name=name, licence=licence, source=find.source)
 
 
-def _find(folder: str, path: str) -> Path:
-    """The place for a download, should there be one."""
-    if not folder:
-        raise DataError(f"TACIT_DATA is not set: expected the folder that holds {path}; set it with TACIT_DATA=DIR")
-    found = Path(folder).expanduser() / path
-    if not found.is_file():
-        raise DataError(f"TACIT_DATA={folder!r}: expected it to hold {path}; set it to the folder that does")
-    return found
+class _Finder:
+    """Where a file lies: in TACIT_DATA, or else in the cache, into which it may be downloaded."""
+
+    def __init__(self, folder: str, licence: str, source: str, download: bool) -> None:
+        self.folder, self.licence, self.source, self.download = folder, licence, source, download
+
+    def __call__(self, path: str) -> Path:
+        if self.folder and (found := Path(self.folder).expanduser() / path).is_file():
+            return found
+        name, _, file = path.partition("/")
+        if copy := downloaded(name, licence=self.licence, allowed=self.download):
+            self.source = KITS[name].source
+            return copy / file
+        raise DataError(self._missing(path))
+
+    def _missing(self, path: str) -> str:
+        if self.folder:
+            said = f"TACIT_DATA={self.folder!r}: expected it to hold {path}; set it to the folder that does"
+        else:
+            said = f"TACIT_DATA is not set: expected the folder that holds {path}; set it with TACIT_DATA=DIR"
+        if path.partition("/")[0] not in KITS:
+            return f"{said}; tacit cannot download this set, whose source is {self.source}"
+        return f"{said}, or let it be downloaded (without TACIT_OFFLINE)"
 
 
 # Images alone ---------------------------------------------------------------------------------------------------------

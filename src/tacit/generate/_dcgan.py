@@ -1,4 +1,4 @@
-"""DCGAN: Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks (Radford, 2016)."""
+"""Deep convolutional GAN: Unsupervised Representation Learning with DCGANs (Radford, Metz & Chintala, 2016)."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tacit.catalogue import system
+from tacit.claims import Bench, Comparison, Data, claim
 from tacit.embedding import evaluating
 from tacit.errors import expect
 from tacit.learner import Learner, Update
@@ -156,7 +157,7 @@ class DCGAN(Learner):
         self.generator = Generator(latent_dim, sides, widths)
         self.apply(_initialise)
 
-    def step(self, update: Update, x: Tensor) -> None:
+    def step(self, update: Update, x: Tensor) -> None:  # type: ignore[override]
         painted = self.generator(self._latent(len(x)))
         update(self.discriminator_cost(self.encoder.prepare(x), painted.detach()), self.encoder, self.head)
         update(self.generator_cost(painted), self.generator)
@@ -206,3 +207,45 @@ def _initialise(part: nn.Module) -> None:
         nn.init.normal_(part.weight, 0.0, 0.02)
     elif isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
         nn.init.normal_(part.weight, 1.0, 0.02)
+
+
+@claim(
+    "a linear classifier reads classes off the features that a discriminator has learned",
+    reported="82.8 % on CIFAR-10 by an L2-SVM, with features learned on ImageNet (Table 1)",
+    proxy="above the features of the same network untrained; learned on the images that are classified",
+    steps={"small": 800, "full": 20_000},
+)
+def learned_features_classify(bench: Bench) -> Comparison:
+    """Linear probe on unseen images, against the discriminator before its first step: its pooled maps do well, too."""
+    return bench.compare(
+        DCGAN,
+        baseline="untrained",
+        data=_cifar10(bench),
+        by="linear_probe",
+        better_by=0.0,
+        width=bench.pick(smoke=8, small=32, full=128),
+    )
+
+
+@claim(
+    "the discriminator's features are better than those of k-means on patches",
+    reported="82.8 % against 80.6 % of one layer of k-means, and 82.0 % of three, on CIFAR-10 (Table 1)",
+    steps={"small": 800, "full": 20_000},
+)
+def ahead_of_kmeans(bench: Bench) -> Comparison:
+    """Linear probe on unseen images, against k-means as Coates, Ng & Lee (2011) have it, of about as many features."""
+    coates = {"activation": "triangle", "patch_size": 6, "pool": 2, "power": 1.0, "n_views": 0, "whiten": 1.0}
+    return bench.compare(
+        DCGAN,
+        baseline="patch-kmeans",
+        data=_cifar10(bench),
+        by="linear_probe",
+        better_by=0.0,
+        system_settings={"width": bench.pick(smoke=8, small=32, full=128)},
+        baseline_settings={**coates, "n_components": bench.pick(smoke=16, small=1024)},
+    )
+
+
+def _cifar10(bench: Bench) -> Data:
+    size, n = bench.pick(smoke=16, small=16, full=32), bench.pick(smoke=None, small=6_000, full=45_000)
+    return bench.images("cifar10", size=size, n=n)

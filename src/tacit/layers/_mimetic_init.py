@@ -1,14 +1,16 @@
 """Mimetic initialisation: Mimetic Initialization of Self-Attention Layers (Trockman & Kolter, 2023)."""
 
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from tacit.catalogue import system
-from tacit.claims import Bench, Comparison, Trial, claim
+from tacit.claims import Bench, Comparison, Part, Trial, Unseen, claim
 from tacit.errors import ArgumentError, expect
 from tacit.nn import Attention, Classifier, ViT, sincos_positions
+from tacit.views import Compose, RandomHorizontalFlip, RandomResizedCrop
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -50,7 +52,8 @@ def mimetic_init_(
         The same module.
 
     Raises:
-        ArgumentError: no attention in the module, or keys and values of another width than the queries.
+        ArgumentError: no attention in the module, keys and values of another width than the queries, or (for the
+            sinusoidal positions) features that are no multiple of 4.
 
     >>> vit = mimetic_init_(ViT(8, 4, 32, num_layers=2, num_heads=2), alpha_vp=0.0)
     >>> value = vit.blocks[0].attention.qkv.weight[64:]
@@ -73,8 +76,12 @@ def mimetic_init_(
     if sinusoidal_positions:
         for part in module.modules():
             if isinstance(part, ViT):
-                part.positions.copy_(sincos_positions(part.grid, part.grid, part.final_dim))
+                _sinusoidal_positions_(part)
     return module
+
+
+def _sinusoidal_positions_(vit: ViT) -> None:
+    vit.positions.copy_(sincos_positions(vit.grid, vit.grid, vit.final_dim))
 
 
 def _weights(layer: Attention | nn.MultiheadAttention) -> tuple[Tensor, Tensor]:
@@ -104,3 +111,43 @@ def _split(product: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     u, s, vt = torch.linalg.svd(product)
     roots = s[:rank].sqrt()
     return u[:, :rank] * roots, vt[:rank].T * roots
+
+
+@claim(
+    "a plain vision transformer that is trained from scratch on few images ends more accurate",
+    reported="over 5 points on CIFAR-10 and over 4 on ImageNet (abstract)",
+    steps={"small": 250, "full": 20_000},
+)
+def from_scratch_on_few_images(bench: Bench) -> Comparison:
+    """Accuracy on unseen images after equal steps. Both sides start with sinusoidal positions: attention alone differs.
+
+    The default is Xavier's in every linear layer, as ViT and MAE have it.
+    """
+    images = bench.images("cifar10", size=bench.pick(smoke=16, small=16, full=32))
+    size = bench.pick(
+        smoke={"embed_dim": 32, "num_layers": 2, "num_heads": 2},
+        small={"embed_dim": 64, "num_layers": 4, "num_heads": 4},
+        full={"embed_dim": 192, "num_layers": 12, "num_heads": 3},
+    )
+
+    def accuracies(trial: Trial) -> list[float]:
+        train, unseen = trial.split(images)
+        return [_accuracy(trial, train, unseen, size, mimetic) for mimetic in (True, False)]
+
+    said = f"cifar10, ViT with patches of 2 pixels, {size}"
+    return bench.trials(accuracies, baseline="the same network, initialised by default", better_by=0.0, setting=said)
+
+
+def _accuracy(trial: Trial, train: Part, unseen: Unseen, size: Mapping[str, Any], mimetic: bool) -> float:
+    image_size, channels = train.description["image_size"], train.description["channels"]
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(trial.seed)
+        vit = ViT(image_size, 2, in_channels=channels, **size)
+        _sinusoidal_positions_(vit)
+        classifier = Classifier(vit, train.n_classes or 10)
+        if mimetic:
+            mimetic_init_(vit)
+    views = Compose(RandomResizedCrop(image_size, scale=(0.6, 1.0)), RandomHorizontalFlip(0.5))
+    learner = trial.build("supervised", train, classifier=classifier, views=views)
+    trial.fit(learner, train, batch_size=64, precision="32-true")
+    return unseen.score(trial.predict(learner.classifier, unseen.x))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tacit.catalogue import system
-from tacit.claims import Bench, Comparison, Data, Trial, claim
+from tacit.claims import Bench, Comparison, Data, Part, Trial, claim
 from tacit.embedding import evaluating, prepared
 from tacit.errors import expect
 from tacit.learner import Learner
@@ -24,7 +24,7 @@ class SmoothAdversarialCompSum(Learner):
 
     where D(x, y, y') = h_y(x) - h_y'(x) is a margin and D(x, y) the vector of those over y' != y. The norm is not
     squared. For nu >= sqrt(n_classes - 1) / rho the loss bounds the worst loss over the ball that has the rho-margin
-    loss min(1, max(0, 1 - D / rho)) in place of the exponential, and by it the adversarial zero-one loss.
+    loss min(1, max(0, 1 - D / rho)) in place of the exponential, and by it Phi_tau(1) adversarial zero-one losses.
 
     The attack is made in eval mode (see `pgd_attack`). In the loss, items and attacks go through the classifier in
     train mode, one batch after the other, and the gradient flows through both.
@@ -243,12 +243,13 @@ def _all_losses(scores: np.ndarray, tau: float) -> np.ndarray:
 )
 def more_robust_than_trades(bench: Bench) -> Comparison:
     """Accuracy under PGD by cross-entropy and by margin, an item being right if both fail; equal steps and attacks."""
+    images, n_steps = _images(bench), bench.pick(smoke=2, small=20, full=40)
 
     def robust(trial: Trial) -> tuple[float, float]:
-        train, unseen = trial.split(_images(bench))
-        ours, theirs = (trial.pretrained(id, train) for id in ("comp-sum-losses", "trades"))
-        test, n_steps = unseen.reveal(), bench.pick(smoke=2, small=20, full=40)
-        return tuple(robust_accuracy(model.classifier, test.x, test.y, n_steps=n_steps) for model in (ours, theirs))
+        train, unseen = trial.split(images)
+        models, test = _pair(trial, train), unseen.reveal()
+        ours, theirs = (robust_accuracy(model, test.x, test.y, n_steps=n_steps) for model in models)
+        return ours, theirs
 
     return bench.trials(robust, baseline="TRADES", better_by=0.0)
 
@@ -260,14 +261,20 @@ def more_robust_than_trades(bench: Bench) -> Comparison:
 )
 def more_accurate_than_trades(bench: Bench) -> Comparison:
     """The networks of `more_robust_than_trades`, whose weights of the two terms were set for accuracy under attack."""
+    images = _images(bench)
 
     def clean(trial: Trial) -> tuple[float, float]:
-        train, unseen = trial.split(_images(bench))
-        ours, theirs = (trial.pretrained(id, train) for id in ("comp-sum-losses", "trades"))
-        return tuple(unseen.score(trial.predict(model.classifier, unseen.x)) for model in (ours, theirs))
+        train, unseen = trial.split(images)
+        ours, theirs = (unseen.score(trial.predict(model, unseen.x)) for model in _pair(trial, train))
+        return ours, theirs
 
     return bench.trials(clean, baseline="TRADES", better_by=0.0)
 
 
 def _images(bench: Bench) -> Data:
-    return bench.images("cifar10", size=16, n=bench.pick(smoke=64, small=8_000), n_test=2_000)
+    n, n_test = bench.pick(smoke=64, small=8_000, full=40_000), bench.pick(smoke=64, small=2_000, full=10_000)
+    return bench.images("cifar10", size=16, n=n, n_test=n_test)
+
+
+def _pair(trial: Trial, train: Part) -> tuple[nn.Module, nn.Module]:
+    return trial.pretrained("comp-sum-losses", train).classifier, trial.pretrained("trades", train).classifier

@@ -1,0 +1,72 @@
+"""Peak memory in processes of their own, and trials in several, with a system that another package brings."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from tacit.claims._peak import peak_of
+
+MEGABYTE = 1 << 20
+PLUGIN = '''
+"""A system of another package (Nobody, 1999)."""
+import numpy as np
+from tacit.catalogue import system
+from tacit.claims import claim
+
+@system("plugin", paper="Nobody, 1999", modality="any")
+def plugin() -> int:
+    """Nothing."""
+    return 1
+
+@claim("takes a quarter of the memory", reported="1/4")
+def light(bench):
+    kept = np.ones(8 << 20)  # made before: does not count
+    return bench.memory(lambda t: lambda: np.ones(16 << 20).sum(), lambda t: lambda: np.ones(64 << 20).sum(),
+                        at_most=0.5, baseline="four times as much")
+
+@claim("seeds are told apart", reported="always")
+def counts(bench):
+    return bench.trials(lambda t: (t.seed + 1.0, 0.0), baseline="none", better_by=0.0, setting="numbers")
+'''
+RUN = """
+import sys
+from pathlib import Path
+from tacit.claims._found import find_claims
+from tacit.claims._run import Settings, run_claims
+
+if __name__ == "__main__":
+    for found, record, note in run_claims(find_claims("plugin"), Settings("small"), evidence=Path(sys.argv[1]), jobs=2):
+        print(found.id, record.verdict, note)
+"""
+
+
+def test_peak_is_what_the_call_adds():
+    kept = np.ones(8 * MEGABYTE)
+    assert peak_of(lambda: np.ones(4 * MEGABYTE).sum(), "cpu") == pytest.approx(32 * MEGABYTE, rel=0.15)
+    assert peak_of(lambda: None, "cpu") < 4 * MEGABYTE
+    assert kept.sum() > 0
+
+
+@pytest.mark.slow
+def test_memory_and_jobs_with_another_packages_system(tmp_path):
+    (tmp_path / "plugin_package.py").write_text(PLUGIN)
+    info = tmp_path / "plugin_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin-package\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tacit.systems]\ntheory = plugin_package\n")
+    (tmp_path / "run.py").write_text(textwrap.dedent(RUN))
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "TACIT_CACHE": str(tmp_path / "cache")}
+    words = [sys.executable, "run.py", "evidence"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    light, counts = map(json.loads, (tmp_path / "evidence/plugin.jsonl").read_text().splitlines())
+    assert light["verdict"] == "holds"
+    assert light["effect"] == pytest.approx(4, rel=0.1)
+    assert counts["values"] == [1, 2, 3, 4, 5]
+    kept = [json.loads(path.read_text())["values"] for path in (tmp_path / "cache/claims/trials").iterdir()]
+    assert [value[0] for value in sorted(kept) if value[1] == 0] == [1, 2, 3, 4, 5]
