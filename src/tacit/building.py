@@ -11,7 +11,7 @@ from torch import nn
 
 from tacit import catalogue
 from tacit.errors import ArgumentError, RunError, expect
-from tacit.learner import HOLDERS, Learner, encoder_of
+from tacit.learner import Learner, encoder_of
 from tacit.nn import Classifier
 from tacit.nn import encoder as make_encoder
 
@@ -96,7 +96,7 @@ def encoder_config(kind: type[Learner], size: str) -> dict[str, Any]:
     model, layer = preset.get("model"), preset.get("layer")
     if model is None:
         return dict(ENCODERS[size]) | ({"layer": layer} if layer else {})
-    small = {"embed_dim": 32, "num_layers": 2, "num_heads": 2} if size == "tiny" else {}
+    small = {"embed_dim": 32, "num_layers": 2, "num_heads": 2} if size == "tiny" and model.startswith("vit") else {}
     return {"name": model, **small}
 
 
@@ -106,7 +106,10 @@ def constructor_arguments(kind: type[Learner]) -> list[str]:
 
 def describe_build(learner: Learner) -> dict[str, Any]:
     """What `rebuild` makes the learner from again, as plain JSON; its weights are kept elsewhere."""
-    encoder = encoder_of(learner) if any(hasattr(learner, name) for name in ("encoder", *HOLDERS)) else None
+    try:
+        encoder = encoder_of(learner)
+    except AttributeError:  # a network of the user's own, which holds none
+        encoder = None
     classifiers = {name: getattr(learner, name, None) for name in PARTS if name != "encoder"}
     parts = {
         name: {"encoder": part.encoder.config, "n_classes": part.n_classes}

@@ -15,7 +15,7 @@ from tacit.building import ENCODERS, closed_form, constructor_arguments, encoder
 from tacit.errors import expect
 from tacit.learner import Learner
 
-TRAINING = ("batch_size", "lr", "optimizer", "weight_decay", "momentum", "betas", "warmup", "schedule", "clip")
+TRAINING = ("batch_size", "lr", "optimizer", "weight_decay", "momentum", "betas", "warmup", "schedule", "clip", "parts")
 """Words of `settings` that `fit` takes; the others are the constructor's, `model`, or a length."""
 
 REASONS = {

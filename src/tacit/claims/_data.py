@@ -156,8 +156,7 @@ class Data:
     def split(self, seed: int, *, most: int | None = None, counts: bool = True) -> tuple[Part, Unseen]:
         """The seed's items to learn from, and those that score; at most `most` of each."""
         columns, modality, train, test = self._read(seed)
-        train, test = self._items(train, test, seed)
-        train, test = train[:most], test[:most]
+        train, test = self._items(train, test, seed, most)
         classes = _n_classes(columns.get("y"))
         parts = []
         for items in (train, test):
@@ -168,18 +167,21 @@ class Data:
         self.drawn_hash = self.drawn_hash or _fingerprint(parts)
         return parts[0], Unseen(parts[1], counts=counts, inputs=self.inputs)
 
-    def _items(self, train: np.ndarray, test: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        train = train[drawn_order(len(train), seed)]
-        if len(test):
-            test = test[drawn_order(len(test), seed)]
-            n = min(10_000, round(0.8 * len(train))) if self.n is None else self.n
-        else:
-            n = min(10_000, round(0.8 * len(train))) if self.n is None else self.n
+    def _items(self, train: np.ndarray, test: np.ndarray, seed: int, most: int | None) -> tuple[np.ndarray, np.ndarray]:
+        train, test = train[drawn_order(len(train), seed)], test[drawn_order(len(test), seed)]
+        n = self._count("n", self.n, round(0.8 * len(train)), len(train), most)
+        if len(test) == 0:
             train, test = train[:n], train[n:]
-        n_test = min(10_000, len(test)) if self.n_test is None else self.n_test
-        expect(f"n of {self.name}", n, 2 <= n <= len(train), f"2 to {len(train)}")
-        expect(f"n_test of {self.name}", n_test, 1 <= n_test <= len(test), f"1 to {len(test)}")
+        n_test = self._count("n_test", self.n_test, len(test), len(test), most)
         return train[:n], test[:n_test]
+
+    def _count(self, name: str, wanted: int | None, usual: int, there: int, most: int | None) -> int:
+        """How many items: what was asked for, or the usual; at smoke no more than `most`, nor than there are."""
+        if most is not None:
+            return min(wanted or usual, usual, most)
+        count = min(10_000, usual) if wanted is None else wanted
+        expect(f"{name} of {self.name}", count, 1 <= count <= there, f"1 to {there}")
+        return count
 
 
 def drawn_order(total: int, seed: int) -> np.ndarray:

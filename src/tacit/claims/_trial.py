@@ -98,7 +98,7 @@ class Trial:
             words["batch_size"] = min(words.get("batch_size", 256), len(items))
         words = {**_pace(learner, self.device), **words}
         with _CountedPasses(learner) as counted:
-            fit(learner, items, seed=self.seed, accelerator=_accelerator(self.device), **words)
+            fit(learner, items, accelerator=_accelerator(self.device), **{"seed": self.seed, **words})
         if counted.rows and words.get("max_steps"):
             own = max(int(words["max_steps"]) * int(words.get("batch_size", 256)), 1)
             self.passes[_name(learner)] = round(counted.rows / own, 2)

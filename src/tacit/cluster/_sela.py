@@ -184,7 +184,7 @@ class _KMeansLabels(SeLa):
 )
 def better_than_random(bench: Bench) -> Comparison:
     """Linear probe on unseen images."""
-    images = bench.images("cifar10", size=16, n=4000)
+    images = bench.images("cifar10", size=16, n=bench.pick(smoke=None, small=4000, full=10_000))
     return bench.compare(SeLa, baseline="untrained", data=images, by="linear_probe", better_by=0.0)
 
 
@@ -195,7 +195,7 @@ def better_than_random(bench: Bench) -> Comparison:
 )
 def equal_sizes_prevent_collapse(bench: Bench) -> Comparison:
     """Linear probe on unseen images, against the likeliest label for each item, everything else alike."""
-    images = bench.images("cifar10", size=16, n=4000)
+    images = bench.images("cifar10", size=16, n=bench.pick(smoke=None, small=4000, full=10_000))
     return bench.compare(SeLa, baseline=_LikeliestLabels, data=images, by="linear_probe", better_by=0.0)
 
 
@@ -209,7 +209,7 @@ def better_than_kmeans(bench: Bench) -> Comparison:
 
     DeepCluster also draws its batches evenly over the clusters; that is left out.
     """
-    images = bench.images("cifar10", size=16, n=4000)
+    images = bench.images("cifar10", size=16, n=bench.pick(smoke=None, small=4000, full=10_000))
     return bench.compare(SeLa, baseline=_KMeansLabels, data=images, by="linear_probe", better_by=0.0)
 
 
@@ -220,6 +220,6 @@ def better_than_kmeans(bench: Bench) -> Comparison:
 )
 def relabelling_helps(bench: Bench) -> Comparison:
     """Linear probe on unseen images, against the same labelling done once, before the first step."""
-    images = bench.images("cifar10", size=16, n=4000)
+    images = bench.images("cifar10", size=16, n=bench.pick(smoke=None, small=4000, full=10_000))
     once = {"n_relabellings": 1}
     return bench.compare(SeLa, baseline="sela", baseline_settings=once, data=images, by="linear_probe", better_by=0.0)

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "_dhkd": ["DHKD"],
+        "_distillation": ["KnowledgeDistillation"],
         "_utilized_rank": ["decompose", "utilized_rank"],
     },
 )

@@ -235,6 +235,9 @@ def _replaced(model: nn.Module, new: Mapping[nn.Module, nn.Module]) -> nn.Module
     return new.get(model, model)
 
 
+SETTING = "cifar10 at 16 px; vit-micro; subspaces from 1,000 of the images that it learned from"
+
+
 @claim(
     "W' keeps the layer's function at a rank at which truncating W itself does not",
     reported="most weights appear to be full rank, and ViT-B/16 uses 35 % of it on average (abstract)",
@@ -251,7 +254,8 @@ def better_than_truncating_weights(bench: Bench) -> Comparison:
         ours, theirs = decompose(model, _batches(model, train), tol=0.01), _truncated(model, report)
         return _accuracy(trial, ours, unseen), _accuracy(trial, theirs, unseen)
 
-    return bench.trials(accuracies, baseline="singular values of W, truncated at the same ranks", better_by=0.0)
+    baseline = "singular values of W, truncated at the same ranks"
+    return bench.trials(accuracies, baseline=baseline, better_by=0.0, setting=SETTING)
 
 
 @claim(
@@ -277,7 +281,8 @@ def half_the_parameters(bench: Bench) -> Comparison:
             trial.fit(Supervised(side), train, max_steps=max(trial.steps // 4, 1), lr=2e-4)
         return _accuracy(trial, small, unseen), _accuracy(trial, model, unseen)
 
-    return bench.trials(accuracies, baseline="the whole network, tuned for as many steps", not_worse_by=0.005)
+    baseline = "the whole network, tuned for as many steps"
+    return bench.trials(accuracies, baseline=baseline, not_worse_by=0.005, setting=SETTING)
 
 
 @claim(
@@ -294,7 +299,7 @@ def more_is_used_without_labels(bench: Bench) -> Comparison:
         without, supervised = trial.pretrained("mae", train).encoder, _trained(trial, train).encoder
         return _mean_utilization(without, train), _mean_utilization(supervised, train)
 
-    return bench.trials(utilizations, baseline="the same encoder, supervised", better_by=0.0)
+    return bench.trials(utilizations, baseline="the same encoder, supervised", better_by=0.0, setting=SETTING)
 
 
 def _images(bench: Bench) -> Data:

@@ -295,7 +295,8 @@ def series_approaches_the_exact_inverse(bench: Bench) -> Comparison:
 def a_decay_for_each_weight(bench: Bench) -> Comparison:
     """Log-likelihood of unseen digits; 100 items train the weights and 300 choose the decays, on both sides.
 
-    The grid of seven takes seven runs, more than the time of the one run that tunes.
+    The grid of seven takes seven runs, more than the time of the one run that tunes. The labels of the 300 reach the
+    weights through 650 numbers on one side and through one on the other: see `decays_for_training_anew`.
     """
     digits = bench.images("digits", n=400)
 

@@ -63,9 +63,10 @@ def rich_feature_construction(
         synthesis  encoder, heads = argmin of  mean over k and items of  w(x) l(head_k(encoder(x)), f_k(x))
                    w gives half of the weight to the items on which all f_k are right or all wrong, half to the others
 
-    (algorithm 1; the weights and the hard targets as in the authors' code). A group's mean is that of the batch, so
-    batches should be large. Every stage starts from the encoder as it is given, with a new linear head; the authors'
-    draw all weights anew. The first round has to stop early, or it learns by heart and leaves no wrong answers.
+    Groups, weights and hard targets are those of the authors' code for ColoredMNIST; for Camelyon17 it has group DRO's
+    soft weights in place of the maximum. A group's mean is that of the batch, so batches should be large. Every stage
+    starts from the encoder as it is given, with a new linear head; the authors' draw all weights anew. The first round
+    has to stop early, or it learns by heart and leaves no wrong answers.
 
     Args:
         data: columns x and y (0 to n_classes - 1).
@@ -279,7 +280,7 @@ def after_vrex(bench: Bench, *, pretrained: bool) -> Comparison:
 
         torch.manual_seed(trial.seed)
         plain = Classifier(PixelMLP(data["x"].shape[-1], 2, width), 2)
-        rich = rich_feature_construction(
+        rich: Any = rich_feature_construction(
             data, encoder=plain.encoder, return_classifier=True, max_steps=stage, seed=trial.seed,
             stages={"discovery-1": {"max_steps": early}},
             accelerator="cpu" if trial.device == "cpu" else "auto", **options,

@@ -1,6 +1,6 @@
 """Cross-Entropy Loss Functions: Theoretical Analysis and Applications (Mao, Mohri and Zhong, 2023)."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tacit.catalogue import system
-from tacit.claims import Bench, Comparison, Data, Part, Trial, claim
+from tacit.claims import Bench, Comparison, Data, Part, Trial, Unseen, claim
 from tacit.embedding import evaluating, prepared
 from tacit.errors import expect
 from tacit.learner import Learner
@@ -45,17 +45,18 @@ class SmoothAdversarialCompSum(Learner):
     True
     """
 
-    # The paper trains in the set-up of Gowal et al. (2020); what of it could be confirmed stands here.
+    # no "paper": the abstract names none, and nu and rho of the experiments could not be confirmed
     settings: ClassVar = {
-        "paper": {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4},
         "small": {
             "optimizer": "adamw",
             "lr": 2e-3,
             "batch_size": 128,
             "weight_decay": 1e-4,
             "warmup": 0.05,
+            "smoothness": 0.3,
             "n_steps": 5,
         },
+        "search": {"smoothness": (0.1, 0.2, 0.3, 0.5, 1.0)},
     }
 
     def __init__(
@@ -201,7 +202,7 @@ def bounds_the_error(bench: Bench) -> Comparison:
             bounds.append((points * surplus).sum(1))
         return np.concatenate(quantities), np.concatenate(bounds)
 
-    return bench.bound(surpluses, tolerance=1e-9)
+    return bench.bound(surpluses, tolerance=1e-9, setting="drawn distributions and scores; tau = 0, 1/2, 1, 3/2")
 
 
 @claim(
@@ -225,7 +226,7 @@ def bound_is_tight(bench: Bench) -> Comparison:
             expected.append(tight_transformation(b, tau, 10))
         return np.concatenate(measured), np.concatenate(expected)
 
-    return bench.equal(least_and_formula, tolerance=1e-4)
+    return bench.equal(least_and_formula, tolerance=1e-4, setting="drawn distributions; search over scores")
 
 
 def _all_losses(scores: np.ndarray, tau: float) -> np.ndarray:
@@ -238,43 +239,36 @@ def _all_losses(scores: np.ndarray, tau: float) -> np.ndarray:
 
 @claim(
     "more accurate under attack than TRADES",
-    reported="more robust than the state of the art, TRADES retrained among it (abstract and section 6)",
+    reported="our adversarial robustness algorithms outperform the current state-of-the-art (abstract)",
     steps={"small": 200, "full": 20_000},
 )
 def more_robust_than_trades(bench: Bench) -> Comparison:
-    """Accuracy under PGD by cross-entropy and by margin, an item being right if both fail; equal steps and attacks."""
-    images, n_steps = _images(bench), bench.pick(smoke=2, small=20, full=40)
+    """Accuracy under PGD by cross-entropy and by margin, an item being right if both fail; equal steps and attacks.
 
-    def robust(trial: Trial) -> tuple[float, float]:
-        train, unseen = trial.split(images)
-        models, test = _pair(trial, train), unseen.reveal()
-        ours, theirs = (robust_accuracy(model, test.x, test.y, n_steps=n_steps) for model in models)
-        return ours, theirs
+    The weights of the second terms, nu = 0.3 and beta = 6, were set among five each on a validation split, after 120
+    steps: of those within a standard error of the best under attack the one that is best without.
+    """
+    n_steps = bench.pick(smoke=2, small=20, full=40)
 
-    return bench.trials(robust, baseline="TRADES", better_by=0.0)
+    def under_attack(learner: Any, train: Part, unseen: Unseen) -> float:
+        items = unseen.reveal()
+        return robust_accuracy(learner.classifier, items.x, items.y, n_steps=n_steps)
+
+    return bench.compare(
+        SmoothAdversarialCompSum, baseline="trades", data=_images(bench), by=under_attack, better_by=0.0
+    )
 
 
 @claim(
     "more accurate on items as they are than TRADES",
-    reported="a superior non-adversarial accuracy (abstract)",
+    reported="while also achieving a superior non-adversarial accuracy (abstract)",
     steps={"small": 200, "full": 20_000},
 )
 def more_accurate_than_trades(bench: Bench) -> Comparison:
-    """The networks of `more_robust_than_trades`, whose weights of the two terms were set for accuracy under attack."""
-    images = _images(bench)
-
-    def clean(trial: Trial) -> tuple[float, float]:
-        train, unseen = trial.split(images)
-        ours, theirs = (unseen.score(trial.predict(model, unseen.x)) for model in _pair(trial, train))
-        return ours, theirs
-
-    return bench.trials(clean, baseline="TRADES", better_by=0.0)
+    """The networks of `more_robust_than_trades`: what they gain under attack must not be paid for here."""
+    return bench.compare(SmoothAdversarialCompSum, baseline="trades", data=_images(bench), by="accuracy", better_by=0.0)
 
 
 def _images(bench: Bench) -> Data:
     n, n_test = bench.pick(smoke=64, small=8_000, full=40_000), bench.pick(smoke=64, small=2_000, full=10_000)
     return bench.images("cifar10", size=16, n=n, n_test=n_test)
-
-
-def _pair(trial: Trial, train: Part) -> tuple[nn.Module, nn.Module]:
-    return trial.pretrained("comp-sum-losses", train).classifier, trial.pretrained("trades", train).classifier

@@ -56,8 +56,10 @@ class TRADES(Learner):
             "batch_size": 128,
             "weight_decay": 1e-4,
             "warmup": 0.05,
+            "beta": 6.0,
             "n_steps": 5,
         },
+        "search": {"beta": (1.0, 3.0, 6.0, 12.0, 24.0)},
     }
 
     def __init__(
