@@ -4,19 +4,17 @@
     python benchmarks/losses.py page     # -> docs/losses.md
 
 Cost is that of loss and gradient for 1,024 items of 128 dimensions (or classes) on one thread: the median ratio of
-processor seconds over 15 pairs in turns, which holds on a busy machine too, and the ratio of peak memory, each side in
-a process of its own (Linux).
+processor seconds over 15 pairs in turns, which holds on a busy machine too, and the ratio of the most bytes in tensors.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import json
 import re
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -24,6 +22,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 from tacit import losses
 from tacit.catalogue import systems
@@ -140,20 +139,14 @@ def cost(name: str) -> dict[str, float]:
     return {"time": round(statistics.median(ratios), 2), "memory": round(peak(name) / peak("InfoNCE"), 2)}
 
 
-def peak(name: str) -> float:
-    """Bytes, the median of five processes."""
-    command = [sys.executable, __file__, "peak", name]
-    return statistics.median(float(subprocess.check_output(command)) for _ in range(5))
-
-
-def print_peak(name: str) -> None:
-    from tacit.claims._peak import peak_of
-
-    torch.set_num_threads(1)
-    small = getattr(losses, name)()
-    first, second = inputs_of(small)(16, DIM)["random"]
-    small(first.clone().requires_grad_(), second).backward()  # what is loaded at the first use is not counted
-    print(peak_of(call_of(name), "cpu"))
+def peak(name: str) -> int:
+    """Bytes of tensors at most, as torch's profiler counts them."""
+    call = call_of(name)
+    call()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        call()
+    changes = [event.nbytes() for event in profiled.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return max(itertools.accumulate(changes))
 
 
 def measure(again: bool) -> None:
@@ -236,13 +229,10 @@ def line(cells: list[object]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("cost", "page", "peak"))
-    parser.add_argument("name", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("what", choices=("cost", "page"))
     parser.add_argument("--again", action="store_true", help="measure all anew")
     options = parser.parse_args()
-    if options.what == "peak":
-        print_peak(options.name)
-    elif options.what == "cost":
+    if options.what == "cost":
         measure(options.again)
     else:
         PAGE.write_text(page(), encoding="utf-8")
