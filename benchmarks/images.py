@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tacit.building import build
+from tacit.building import build, constructor_arguments, wanted_columns
 from tacit.catalogue import systems
 from tacit.cli._machine import keep_freed_memory
 from tacit.data import Dataset, named
@@ -42,8 +42,14 @@ CLOSED = ("pca", "patch-kmeans")
 
 
 def methods():
-    trained = [e.id for e in systems() if e.kind == "learner" and "image" in e.modality and e.id not in CLOSED]
+    learners = [e for e in systems() if e.kind == "learner" and "image" in e.modality and e.id not in CLOSED]
+    trained = [e.id for e in learners if learns_without_labels(e.load())]
     return [*FIXED, *CLOSED, *dict.fromkeys(trained)]
+
+
+def learns_without_labels(kind):
+    """Whether it asks for no y, neither in its loss nor, drawing its own batches, beside it."""
+    return "y" not in wanted_columns(kind) and not {"teacher", "classifier"} & set(constructor_arguments(kind))
 
 
 def prepared(method, arguments=None):

@@ -220,7 +220,7 @@ def checks(name: str) -> list[str]:
 
 
 def short(value: float) -> str:
-    return "0" if abs(value) < 5e-7 else f"{value:.3g}"
+    return "0" if abs(value) < 1e-5 else f"{value:.3g}"
 
 
 def line(cells: list[object]) -> str:

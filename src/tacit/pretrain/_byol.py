@@ -89,23 +89,36 @@ class BYOL(Learner):
         return 2 - 2 * pair_similarity(online, self.target(unseen)).mean()
 
 
+TUNED = {"lr": 6.8e-3, "momentum": 0.996}
+"""For a few hundred steps; the least forgetful target of those tried did best, with the highest rate."""
+
+
 @claim(
     "learns without negative pairs, on a par with contrastive learning",
     reported="74.3 % against SimCLR's 69.3 % top-1 (Table 1a)",
-    steps={"small": 200, "full": 20_000},
+    steps={"small": 300, "full": 20_000},
 )
 def no_negatives_needed(bench: Bench) -> Comparison:
-    """Linear probe on unseen images, equal steps."""
-    images = bench.images("cifar10", size=16, n=5000, n_test=5000)
-    return bench.compare(BYOL, baseline="simclr", data=images, by="linear_probe", not_worse_by=0.02)
+    """Linear probe on unseen images, equal steps; settings from eight trials on each side (evidence/byol.tune.jsonl)."""
+    return bench.compare(
+        BYOL,
+        baseline="simclr",
+        data=bench.images("cifar10", size=16, n=5000, n_test=5000),
+        by="linear_probe",
+        not_worse_by=0.02,
+        system_settings=TUNED,
+        baseline_settings={"lr": 4.7e-3, "temperature": 0.1},
+    )
 
 
 @claim(
     "the bootstrap does not collapse, but improves on the random network that it starts from",
     reported="74.3 % top-1 (Table 1a), where a random network gives 1.4 % (section 3)",
-    steps={"small": 200, "full": 20_000},
+    steps={"small": 300, "full": 20_000},
 )
 def better_than_random(bench: Bench) -> Comparison:
     """Linear probe on unseen images; a collapsed encoder would end below the untrained one."""
     images = bench.images("cifar10", size=16, n=5000, n_test=5000)
-    return bench.compare(BYOL, baseline="untrained", data=images, by="linear_probe", better_by=0.0)
+    return bench.compare(
+        BYOL, baseline="untrained", data=images, by="linear_probe", better_by=0.0, system_settings=TUNED
+    )
