@@ -52,7 +52,7 @@ def test_a_row_has_the_numbers_of_paper_and_run_side_by_side(tmp_path):
         "+0.0300 [+0.0280, +0.0320], margin 0",
         "5",
         "99 % against 50 %",
-        "toy against toy-still: 0.72 against 0.69",
+        "toy against toy-still: 0.7200 against 0.6900",
         "small, cpu; accuracy; blobs; 12 steps of 20; encoder passes an item and step: toy 2, toy-still 1; "
         "*the claim saw the labels of the test part*; 2026-11-25",
     ]

@@ -41,7 +41,7 @@ def test_numbers_have_the_digits_that_their_interval_knows():
         (
             ("above", [1.0, -1.0, 0.5, -0.5, 0.0], 0.25),
             "+0.00 [-0.98, +0.98], margin 0.25",
-            "0",
+            "0.00",
             "whether the number lies above 0.25 cannot be told: the margin lies within the interval",
         ),
         (

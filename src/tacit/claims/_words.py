@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tacit.claims._record import Record
@@ -57,11 +57,13 @@ def effect_words(record: Record) -> str:
 def scores_words(record: Record) -> str:
     """The mean over seeds of both sides; empty where deviations are all there is.
 
-    A curve has a number for each point; times and bytes have their unit.
+    A difference has its digits on both sides, a curve a number for each point; times and bytes have their unit.
     """
     if record.kind in EXACT:
         return ""
-    unit = {"speed": _seconds, "memory": _bytes}.get(record.kind, short)
+    units: dict[str, Callable[[float], str]] = {"speed": _seconds, "memory": _bytes, "curve": short}
+    digits = _digits(record.interval[1] - record.interval[0])
+    unit = units.get(record.kind, lambda mean: _fixed(mean, digits))
     sides = [record.values, record.baseline_values]
     words = " against ".join(", ".join(unit(mean) for mean in _means(side)) for side in sides if len(side))
     over = record.details.get("over")

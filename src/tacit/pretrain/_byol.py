@@ -99,7 +99,7 @@ TUNED = {"lr": 6.8e-3, "momentum": 0.996}
     steps={"small": 300, "full": 20_000},
 )
 def no_negatives_needed(bench: Bench) -> Comparison:
-    """Linear probe on unseen images, equal steps; settings from eight trials on each side (evidence/byol.tune.jsonl)."""
+    """Linear probe on unseen images, equal steps; eight trials on each side (evidence/byol.tune.jsonl)."""
     return bench.compare(
         BYOL,
         baseline="simclr",
