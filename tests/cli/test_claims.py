@@ -105,6 +105,9 @@ def test_what_has_been_run_is_shown_and_again_runs_it_anew(toys, capsys):
     assert "has been run; --again runs it anew" in second
     assert "--again" not in first + third
     assert len(read_records("evidence/toy.jsonl")) == 2
+    kept = [{path.name for path in toys.rglob(f"claims/{again}trials/*.json")} for again in ("", "again-1/")]
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 5
 
 
 def test_all_are_counted_at_the_end_checked_properties_among_them(toys, capsys):

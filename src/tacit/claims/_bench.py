@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -167,7 +168,8 @@ class Bench:
         found = self._over_seeds(sides, [side.said() for side in both])
         margin = _margin(better_by, not_worse_by)
         said = f"{data.name}; {both[0].describe(self._steps)}"
-        return self._paired(found, margin, str(both[1].name), said)
+        compared = self._paired(found, margin, str(both[1].name), said)
+        return replace(compared, details={**compared.details, "by": both[0].measure()})
 
     def trials(
         self,
@@ -421,10 +423,10 @@ def spearman(scores: Sequence[float], truth: Sequence[float]) -> float:
     """Rank correlation in [-1, 1]; 0 where one side is all alike."""
     from scipy.stats import spearmanr
 
-    scores, truth = np.asarray(_plain(scores), float), np.asarray(_plain(truth), float)
-    if np.ptp(scores) == 0 or np.ptp(truth) == 0:
+    a, b = (np.asarray(_plain(side), float) for side in (scores, truth))
+    if np.ptp(a) == 0 or np.ptp(b) == 0:
         return 0.0
-    return float(spearmanr(scores, truth).statistic)
+    return float(spearmanr(a, b).statistic)
 
 
 def shape_of(shape: str, scores: Sequence[float], others: Sequence[float] = ()) -> float:

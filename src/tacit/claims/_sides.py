@@ -49,13 +49,18 @@ class Side:
         if self.by not in answers:
             raise unknown("by", self.by, (*answers, *OF_CLUSTERS, *OF_FEATURES))
         if isinstance(fitted, Learner):
-            return unseen.score(trial.predict(fitted.classifier, unseen.x), self.by)
+            return unseen.score(trial.predict(fitted.get_submodule("classifier"), unseen.x), self.by)
         return unseen.score(getattr(fitted, answers[self.by])(_array(unseen.x)), self.by)
 
     def said(self) -> list[Any]:
         """Name and settings, for the key of a finished trial."""
-        by = self.by if isinstance(self.by, str) else getattr(self.by, "__name__", "function")
-        return [self.name, self.settings, by]
+        return [self.name, self.settings, self.measure()]
+
+    def measure(self) -> str:
+        """What is measured, in words."""
+        if callable(self.by):
+            return getattr(self.by, "__name__", "function").replace("_", " ")
+        return {"knn": "k-NN accuracy", "linear_probe": "linear-probe accuracy"}.get(self.by, self.by)
 
     def describe(self, steps: int | None) -> str:
         """Network and training in words."""

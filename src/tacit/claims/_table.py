@@ -13,7 +13,7 @@ from tacit.claims._found import Found, find_claims
 from tacit.claims._hashes import ROOT
 from tacit.claims._marks import Claim
 from tacit.claims._record import Record, read_records
-from tacit.claims._words import baseline_of, effect_words, scores_words, short, steps_words
+from tacit.claims._words import baseline_of, effect_words, passes_words, scores_words, steps_words
 
 HEAD = """# Evidence: does each method do what its paper says?
 
@@ -56,7 +56,7 @@ def evidence_page(records: Path, *, at: Path = Path("docs")) -> str:
 
     Args:
         records: folder of `SYSTEM.jsonl`.
-        at: folder that the page will lie in; links to source files start there.
+        at: folder that the page will lie in; links to source files start there, and take this one for tacit's checkout.
     """
     every = find_claims()
     known = standings((found for found in every if isinstance(found.mark, Claim)), [records])
@@ -130,7 +130,7 @@ def _claim(one: Standing, at: Path) -> str:
     says = f"{mark.says} (`{one.found.function}`)" + (f"<br>*a proxy:* {mark.proxy}" if mark.proxy else "")
     cells = ["", "", mark.reported, "", ""]
     if record is not None:
-        cells = [effect_words(record), _seeds(record), record.reported, _here(record), _how(record)]
+        cells = [effect_words(record), _seeds(record), record.reported, _here(record, mark.proxy), _how(record)]
     return _row(_link(one.found, at), one.found.entry.level, says, _verdict(one), *cells)
 
 
@@ -151,23 +151,17 @@ def _seeds(record: Record) -> str:
     return f"{len(record.effects)} pairs" if record.kind == "speed" else str(len(record.seeds))
 
 
-def _here(record: Record) -> str:
+def _here(record: Record, proxy: str | None) -> str:
     """Our numbers; where a proxy stands in, they are not to be read beside the paper's."""
     words = scores_words(record) or "see effect"
     names = f"{record.system} against {baseline_of(record)}: " if record.baseline else ""
-    return f"{names}{words}" + (" (not comparable)" if record.proxy else "")
+    return f"{names}{words}" + (" (not comparable)" if proxy else "")
 
 
 def _how(record: Record) -> str:
     revealed = "*the claim saw the labels of the test part*" if record.details.get("revealed") else ""
     said = [f"{record.budget}, {record.device}", steps_words(record), record.details.get("by", ""), record.setting]
-    return "; ".join(part for part in [*said, _passes(record), revealed, record.date] if part)
-
-
-def _passes(record: Record) -> str:
-    passes = record.details.get("passes", {})
-    words = ", ".join(f"{name} {short(number)}" for name, number in passes.items())
-    return f"encoder passes an item and step: {words}" if words else ""
+    return "; ".join(part for part in [*said, passes_words(record), revealed, record.date] if part)
 
 
 def _link(found: Found, at: Path) -> str:

@@ -164,7 +164,7 @@ class Trial:
         if len(set(self.tried)) > 1:
             raise ArgumentError(f"trial.select tried {self.tried} candidates: expected as many on every side")
 
-    def _place(self, kind: type, learner: Any, part: Part, settings: dict[str, Any]) -> Path | None:
+    def _place(self, kind: Any, learner: Any, part: Part, settings: dict[str, Any]) -> Path | None:
         """Where a trained learner is kept; nowhere at smoke, or where its settings are no plain values."""
         from tacit.building import describe_build
         from tacit.claims._hashes import code_hash

@@ -36,7 +36,7 @@ def number_words(record: Record) -> str:
     return _fixed(record.effect, _digits(record.interval[1] - record.interval[0]), "" if record.kind in RATIOS else "+")
 
 
-def interval_words(record: Record, between: str = "[{low}, {high}]") -> str:
+def interval_words(record: Record, between: str = " [{low}, {high}]") -> str:
     """Effect and interval, to the digits that the interval knows; a difference with its sign."""
     low, high = record.interval
     sign = "" if record.kind in RATIOS else "+"
@@ -44,7 +44,7 @@ def interval_words(record: Record, between: str = "[{low}, {high}]") -> str:
     effect = _fixed(record.effect, digits, sign)
     if not (math.isfinite(low) and math.isfinite(high)):
         return f"{effect}, too few for an interval"
-    return f"{effect} " + between.format(low=_fixed(low, digits, sign), high=_fixed(high, digits, sign))
+    return effect + between.format(low=_fixed(low, digits, sign), high=_fixed(high, digits, sign))
 
 
 def effect_words(record: Record) -> str:
@@ -82,6 +82,13 @@ def compared(record: Record) -> str:
 def steps_words(record: Record) -> str:
     """Steps of each side, where the setting does not say them."""
     return f"{record.steps:,} steps" if record.steps and f"{record.steps} steps" not in record.setting else ""
+
+
+def passes_words(record: Record) -> str:
+    """What a step costs each side, in items through the encoder for one of the batch."""
+    passes = record.details.get("passes", {})
+    words = ", ".join(f"{name} {short(number)}" for name, number in passes.items())
+    return f"encoder passes an item and step: {words}" if words else ""
 
 
 def baseline_of(record: Record) -> str:

@@ -34,7 +34,7 @@ Name = Annotated[
 ]
 Evidence = Annotated[
     Optional[str],  # noqa: UP045
-    typer.Option("--evidence", metavar="DIR", help="Folder of the records.  Default: evidence."),
+    typer.Option("--evidence", metavar="DIR", help="Folder of the records. Default: evidence."),
 ]
 
 
@@ -48,7 +48,7 @@ def _option(flags: str, metavar: str, says: str) -> Any:
 
 Json = Annotated[bool, _switch("--json", "Print one JSON object on standard output.")]
 Device = Annotated[str, _option("--device", "WHICH", "cpu or cuda.")]
-Text_ = Optional[str]  # noqa: UP045
+Word = Optional[str]  # noqa: UP045
 
 
 @app.callback(invoke_without_command=True)
@@ -66,7 +66,7 @@ def claims(context: typer.Context) -> None:
 )
 def run(
     name: Name = None,
-    area: Annotated[Text_, _option("--area", "NAME", "All claims of an area, such as pretrain.")] = None,
+    area: Annotated[Word, _option("--area", "NAME", "All claims of an area, such as pretrain.")] = None,
     every: Annotated[bool, _switch("--all", "All claims.")] = False,
     budget: Annotated[
         str, _option("--budget", "WHICH", "smoke (seconds: it runs), small (minutes) or full (a GPU, or an hour).")
@@ -76,18 +76,18 @@ def run(
     reseed: Annotated[bool, _switch("--reseed", "On fresh seeds, which must give the same verdict.")] = False,
     again: Annotated[bool, _switch("--again", "Run anew what has been run and is not stale.")] = False,
     data: Annotated[
-        Text_, _option("--data", "DIR", "Your own data in place of the claim's: would the system help you?")
+        Word, _option("--data", "DIR", "Your own data in place of the claim's: would the system help you?")
     ] = None,
     labels: Annotated[
-        Text_, _option("--labels", "WHICH", "Labels of your data, to score by: folder or a COLUMN.")
+        Word, _option("--labels", "WHICH", "Labels of your data, to score by: folder or a COLUMN.")
     ] = None,
     evidence: Evidence = None,
-    threads: Annotated[Text_, _option("--threads", "N", "Threads of the CPU; as many as cores if left out.")] = None,
+    threads: Annotated[Word, _option("--threads", "N", "Threads of the CPU; as many as cores if left out.")] = None,
     as_json: Json = False,
 ) -> None:
     """Run claims: the paper's system and its baseline on the same data, seeds and steps, and a verdict.
 
-    Each run is recorded in evidence/SYSTEM.jsonl. Stopped or killed, the same command goes on where it stood.
+    Each run but those at smoke is recorded in evidence/SYSTEM.jsonl. Killed, the same command goes on where it stood.
     """
     from tacit.claims._evidence import BUDGETS, EVIDENCE
 
@@ -182,8 +182,8 @@ def _as_dict(found: Found, record: Record | None, note: str) -> dict[str, Any]:
 def show_(
     name: Name = None,
     evidence: Annotated[
-        Text_,
-        _option("--evidence", "DIR", "Folder of the records.  Default: those published with tacit and ./evidence."),
+        Word,
+        _option("--evidence", "DIR", "Folder of the records. Default: those published with tacit and ./evidence."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -238,7 +238,7 @@ def table(
 
     path, records = Path(out), Path(evidence) if evidence else EVIDENCE
     expect("evidence", str(records), records.is_dir(), "a folder of records", "run some first: tacit claims run dcl")
-    page = evidence_page(records)
+    page = evidence_page(records, at=path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
     if as_json:

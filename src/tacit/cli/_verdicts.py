@@ -20,6 +20,7 @@ from tacit.claims._words import (
     interval_words,
     means,
     number_words,
+    passes_words,
     scores_words,
     short,
 )
@@ -55,8 +56,8 @@ def _block(found: Found, record: Record) -> list[tuple[str, str]]:
     if record.kind in EXACT:
         effect = f"largest {EXACT[record.kind]} {short(record.effect)}; tolerance {short(record.margin)}"
     else:
-        between = ", 95 % interval {low} to {high}"
-        effect = f"{interval_words(record, between).replace(' ,', ',')}; margin {short(record.margin)}"
+        words = interval_words(record, ", 95 % interval {low} to {high}")
+        effect = f"{words}; margin {short(record.margin)}"
     verdict = means(record) if record.budget == "smoke" else f"{record.verdict}: {means(record)}"
     return [
         ("The paper", found.mark.says),
@@ -64,6 +65,7 @@ def _block(found: Found, record: Record) -> list[tuple[str, str]]:
         ("Tested here", " ".join(found.doc.split("\n\n")[0].split())),
         ("", f"a proxy: {record.proxy}" if record.proxy else ""),
         ("Compared", compared(record)),
+        ("", passes_words(record)),
         ("Your data", f"{record.own}, in place of the claim's own" if record.own else ""),
         ("Scores", scores_words(record)),
         ("Effect", effect),

@@ -241,6 +241,7 @@ SETTING = "cifar10 at 16 px; vit-micro; subspaces from 1,000 of the images that 
 @claim(
     "W' keeps the layer's function at a rank at which truncating W itself does not",
     reported="most weights appear to be full rank, and ViT-B/16 uses 35 % of it on average (abstract)",
+    proxy="a small vision transformer on CIFAR-10 at 16 pixels, in place of ViT-B/16 on ImageNet",
     steps={"small": 200, "full": 20_000},
 )
 def better_than_truncating_weights(bench: Bench) -> Comparison:
@@ -261,6 +262,7 @@ def better_than_truncating_weights(bench: Bench) -> Comparison:
 @claim(
     "after a short tuning half of the parameters are as accurate",
     reported="50 % of ViT-B/16's parameters, less than 0.2 points lost after fine-tuning (abstract)",
+    proxy="a small vision transformer on CIFAR-10 at 16 pixels, in place of ViT-B/16 on ImageNet",
     steps={"small": 200, "full": 20_000},
 )
 def half_the_parameters(bench: Bench) -> Comparison:
@@ -288,6 +290,7 @@ def half_the_parameters(bench: Bench) -> Comparison:
 @claim(
     "learning without labels uses more of each layer's space than learning with them",
     reported="self-supervised pre-training drives the utilization up to 70 %, from 35 % (abstract)",
+    proxy="a small vision transformer on CIFAR-10 at 16 pixels, in place of ViT-B/16 on ImageNet",
     steps={"small": 300, "full": 20_000},
 )
 def more_is_used_without_labels(bench: Bench) -> Comparison:

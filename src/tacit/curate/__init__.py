@@ -1,4 +1,4 @@
-"""Choosing and weighting data; settings learned from held-out data. One file per system; each loads when it is first named."""
+"""Choosing and weighting data, learning settings. One file per system; each loads when it is first named."""
 
 import lazy_loader
 
