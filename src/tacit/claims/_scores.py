@@ -42,7 +42,7 @@ def score_features(encoder: nn.Module, train: Any, unseen: Any, by: str) -> floa
     from tacit.embedding import embed
     from tacit.evaluate import knn_accuracy, linear_probe
 
-    measure: Callable[..., Any] = {"knn": knn_accuracy, "linear_probe": linear_probe}[by]
+    measure: Any = {"knn": knn_accuracy, "linear_probe": linear_probe}[by]
     encoder.eval()
     seen, new = (torch.from_numpy(embed(encoder, {"x": part.x})) for part in (train, unseen))
     return unseen.score(np.zeros(len(unseen)), by=lambda y, _: float(measure(seen, train.y, new, torch.from_numpy(y))))
