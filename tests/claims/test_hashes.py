@@ -81,3 +81,23 @@ def test_a_raised_engine_makes_everything_stale(edited, monkeypatch):
     before = code_hash([edited()])
     monkeypatch.setattr(_hashes, "ENGINE", _hashes.ENGINE + 1)
     assert code_hash([edited()]) != before
+
+
+def test_systems_that_a_claim_names_are_found_in_it_and_in_the_functions_it_calls():
+    from tacit.catalogue import find
+
+    source = find("matching-networks").source
+    assert "supervised" in _hashes.texts_of(source, "one_shot")  # trained by a function that both of its claims call
+    assert "supervised" not in _hashes.texts_of(find("dcl").source, "small_batches")
+
+
+SCORES = {1: "20464315ff319765"}
+"""Number of the engine -> hash of the scores that it computes itself, which no system's file reaches."""
+
+
+def test_the_engines_number_is_raised_when_its_scores_change():
+    files = [_hashes.ROOT / "evaluate" / f"{name}.py" for name in ("_knn", "_linear", "_clustering")]
+    now = code_hash(files)
+    assert SCORES.get(_hashes.ENGINE) == now, (
+        f"evaluate/ has changed: raise tacit.claims._hashes.ENGINE if scores moved, and put {now!r} beside it here"
+    )

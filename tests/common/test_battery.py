@@ -81,6 +81,7 @@ def tiny(entry):
         "n_queries": 1,
         "n_steps": 2,
         "inner_steps": 1,
+        "n_terms": 2,
     }
     return {name: value for name, value in small.items() if name in constructor_arguments(entry.load())}
 

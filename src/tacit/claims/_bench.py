@@ -316,7 +316,7 @@ class Bench:
         baseline: str,
         setting: str = "",
     ) -> Comparison:
-        """Peak memory of the baseline over ours, each side and seed in a process of its own.
+        """Peak memory of the baseline over ours, each side and seed in a process of its own (at smoke in this one).
 
         Args:
             ours, theirs: trial -> what is measured, a function without arguments; what is made before does not count.
@@ -327,11 +327,16 @@ class Bench:
         if self._peak_of is not None:
             side, seed = self._peak_of
             raise Measured(peak_of({"ours": ours, "theirs": theirs}[side](self._trial(seed)), self.device))
-        if self._peak is None:
+        sides = {"ours": ours, "theirs": theirs}
+
+        def here(side: str, seed: int) -> float:
+            return peak_of(sides[side](self._trial(seed)), self.device)
+
+        measure = here if self.budget == "smoke" else self._peak
+        if measure is None:
             raise ArgumentError(
                 "peak memory is measured in processes of their own: run the claim by `tacit claims run`"
             )
-        measure = self._peak
         found = self._over_seeds(lambda trial: [measure(side, trial.seed) for side in ("ours", "theirs")], "memory")
         effects = [b / max(a, 1) for a, b in found]
         mine, others = [a for a, _ in found], [b for _, b in found]

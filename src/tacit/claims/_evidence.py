@@ -14,7 +14,7 @@ from typing import Any
 from tacit import catalogue
 from tacit.catalogue import Entry
 from tacit.claims._found import Found
-from tacit.claims._hashes import ROOT, code_hash
+from tacit.claims._hashes import ROOT, code_hash, texts_of
 from tacit.claims._record import Record, read_records
 
 EVIDENCE = Path("evidence")
@@ -48,10 +48,9 @@ def _places(folders: Iterable[Path]) -> list[Path]:
 
 
 def current_code(found: Found, baseline: str = "") -> str:
-    """Hash of the code that a claim runs: its file and its baseline's, with what they reach."""
-    sources = {found.entry.source}
-    sources |= {entry.source for entry in catalogue.systems() if entry.id == baseline}
-    return code_hash(sources)
+    """Hash of the code that a claim runs: its file, its baseline's, those of ids that it names, and what they reach."""
+    named = {baseline, *texts_of(found.entry.source, found.function)}
+    return code_hash({found.entry.source, *(entry.source for entry in catalogue.systems() if entry.id in named)})
 
 
 def is_stale(record: Record, found: Found) -> bool:

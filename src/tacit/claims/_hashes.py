@@ -36,6 +36,19 @@ def code_hash(paths: Iterable[Path]) -> str:
 
 
 @cache
+def texts_of(path: Path, function: str) -> frozenset[str]:
+    """All texts in a claim function and in functions of its file that it calls: among them the ids that it trains."""
+    known = {node.name: node for node in _tree(path).body if isinstance(node, ast.FunctionDef)}
+    found, open_ = {function}, [function]
+    while open_:
+        names = {node.id for node in ast.walk(known[open_.pop()]) if isinstance(node, ast.Name)} & set(known)
+        open_ += names - found
+        found |= names
+    nodes = (node for name in found for node in ast.walk(known[name]))
+    return frozenset(node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
+
+
+@cache
 def _reached(path: Path) -> frozenset[Path]:
     """The file and all files that it imports, directly or not, from the shared parts and from areas."""
     found, open_ = {path}, [path]
