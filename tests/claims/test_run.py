@@ -9,7 +9,7 @@ import torch
 
 from tacit.claims import _evidence, read_records
 from tacit.claims._found import find_claim, find_claims
-from tacit.claims._run import Settings, is_stale, run_claim, run_claims, steps_at
+from tacit.claims._run import Settings, bench_for, is_stale, run_claim, run_claims, steps_at
 from tacit.claims._tune import draw, tune
 from tacit.errors import ArgumentError, RunError
 
@@ -109,3 +109,12 @@ def test_trials_of_tuning_start_with_the_preset_and_stay_in_the_search_space():
 def test_tuning_is_for_claims_that_compare_systems(tmp_path):
     with pytest.raises(ArgumentError, match="compares systems"):
         tune(find_claim("toy/learns"), evidence=tmp_path)
+
+
+def test_kept_trials_are_of_the_code_that_is_there(monkeypatch, tmp_path):
+    """A change in a system that the claim names makes its trials run anew, as it makes the record stale."""
+    found = find_claim("toy/learns")
+    before = bench_for(found, "small")._key
+    assert bench_for(found, "small")._key == before
+    monkeypatch.setattr(_evidence, "code_hash", lambda paths: "another")
+    assert bench_for(found, "small")._key != before

@@ -23,7 +23,6 @@ from tacit.claims._comparison import Comparison
 from tacit.claims._data import Data
 from tacit.claims._evidence import EVIDENCE, current_code, is_stale
 from tacit.claims._found import Found, find_claim
-from tacit.claims._hashes import code_hash
 from tacit.claims._marks import Claim, Property
 from tacit.claims._peak import measure_elsewhere
 from tacit.claims._record import Record, read_records
@@ -164,7 +163,7 @@ def bench_for(
     claim = found.mark
     assert isinstance(claim, Claim)
     seeds = seeds_of(claim, budget, reseed=reseed)
-    key = f"{found.id} {found.hash} {code_hash([found.entry.source])} {own.hash if own else ''}"
+    key = f"{found.id} {found.hash} {current_code(found)} {own.hash if own else ''}"
     peak = _not_on_own_data if own else partial(measure_elsewhere, found.id, budget=budget, device=device)
     settings: dict[str, Any] = {"seeds": seeds, "steps": steps_at(claim, budget), "key": key, "peak": peak}
     cache = cache_folder() / "claims" / (f"again-{again}" if again else "")
