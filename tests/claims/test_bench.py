@@ -115,6 +115,8 @@ def test_words_that_nobody_knows_are_refused():
         asked.compare(SimCLR, baseline="untrained", data=data, by="knn", better_by=0.0, learning_rate=1)
     with pytest.raises(ArgumentError, match="one of the two"):
         asked.compare(SimCLR, baseline="untrained", data=data, by="knn")
+    with pytest.raises(ArgumentError, match="the same on both sides"):
+        asked.compare(SimCLR, baseline="rotnet", data=data, by="knn", better_by=0.0)
     with pytest.raises(ArgumentError, match="rise"):
         asked.curve(lambda t, p: p, over=[1, 2], shape="rise")
 

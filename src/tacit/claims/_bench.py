@@ -160,6 +160,8 @@ class Bench:
 
         both = [Side(system, {**settings, **(system_settings or {})}, by, system)]
         both.append(Side(baseline, {**settings, **(baseline_settings or {})}, by, system))
+        sizes = [side.batch_size for side in both if side.batch_size is not None]
+        expect("batch_size", sizes, len(set(sizes)) <= 1, "the same on both sides", "say batch_size= for both")
 
         def sides(trial: Trial) -> list[float]:
             train, unseen = trial.split(data)

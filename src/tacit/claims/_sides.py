@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tacit import catalogue
+from tacit.building import closed_form
 from tacit.claims._data import Part, Unseen
 from tacit.claims._scores import OF_CLUSTERS, OF_FEATURES, score_features
 from tacit.claims._trial import Trial
@@ -66,9 +67,15 @@ class Side:
         """Network and training in words."""
         if not self._is_learner():
             return "no network"
-        batch = self.settings.get("batch_size") or getattr(self.what, "settings", {}).get("small", {}).get("batch_size")
         more = [f"{name} {value}" for name, value in self.settings.items() if name != "batch_size"]
-        return ", ".join([f"{steps} steps of {batch or 256}", *more])
+        return ", ".join([f"{steps} steps of {self.batch_size or 256}", *more])
+
+    @property
+    def batch_size(self) -> int | None:
+        """Items of a step; None where there are no steps."""
+        if self.fixed or not self._is_learner() or closed_form(self.what):
+            return None
+        return self.settings.get("batch_size") or self.what.settings.get("small", {}).get("batch_size", 256)
 
     def _fitted(self, trial: Trial, train: Part) -> Any:
         if self.fixed == "pixels":

@@ -51,7 +51,6 @@ class Trial:
         self.passes: dict[str, float] = {}
         self.tried: list[int] = []
         self.unseen: list[Unseen] = []
-        self.words: list[str] = []
 
     @property
     def steps(self) -> int:
