@@ -64,7 +64,9 @@ def test_memory_and_jobs_with_another_packages_system(tmp_path):
     words = [sys.executable, "run.py", "evidence"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    light, counts = map(json.loads, (tmp_path / "evidence/plugin.jsonl").read_text().splitlines())
+    records = map(json.loads, (tmp_path / "evidence/plugin.jsonl").read_text().splitlines())
+    by_claim = {record["claim"]: record for record in records}  # what measures memory comes last
+    light, counts = by_claim["plugin/light"], by_claim["plugin/counts"]
     assert light["verdict"] == "holds"
     assert light["effect"] == pytest.approx(4, rel=0.1)
     assert counts["values"] == [1, 2, 3, 4, 5]
