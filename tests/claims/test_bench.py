@@ -193,3 +193,24 @@ def test_equal_steps_of_learners_without_encoder():
 
     found = asked.trials(scores, baseline="toy-still", better_by=0.0)
     assert min(found.values) > 0.9
+
+
+def test_two_comparisons_of_a_claim_share_no_trial(tmp_path):
+    asked = bench(cache=tmp_path, key="claim and code")
+    first = asked.trials(lambda trial: 1.0, above=0.0)
+    second = asked.trials(lambda trial: 2.0, above=0.0)
+    assert (first.effect, second.effect) == (1.0, 2.0)
+
+
+def test_what_tuning_draws_wins_over_what_the_claim_says():
+    """A claim that says lr=0.01 is trained at the 0.5 that was drawn."""
+
+    def weights(overrides, lr):
+        asked = bench(1, overrides=overrides)
+        data = asked.drawn(blobs, n=60, n_test=40)
+        found = asked.trials(lambda t: t.fit(Toy(), t.split(data)[0], lr=lr).classifier.weight.sum(), above=0.0)
+        return found.values[0]
+
+    drawn = weights({"toy": {"lr": 0.5}}, 0.01)
+    assert drawn == weights({}, 0.5)
+    assert drawn != weights({}, 0.01)

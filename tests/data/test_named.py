@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from tacit.data import load_named, named, names
 from tacit.data._columns import Pictures, SparseRows
-from tacit.data._named import _resize, full_name
+from tacit.data._named import resize, full_name
 from tacit.data._readers import about
 from tacit.errors import ArgumentError, DataError
 
@@ -98,11 +98,11 @@ def test_digits_need_no_folder(monkeypatch):
 def test_resize_agrees_with_pillow():
     images = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
     for size in (16, 24, 48):
-        ours = _resize(images, size)
+        ours = resize(images, size)
         for image, resized in zip(images, ours, strict=True):
             theirs = Image.fromarray(image.transpose(1, 2, 0)).resize((size, size), Image.Resampling.BILINEAR)
             assert np.abs(np.asarray(theirs).transpose(2, 0, 1).astype(int) - resized).max() <= 1
-    assert _resize(images, 32) is images
+    assert resize(images, 32) is images
     assert named("digits", n=5, size=16)[0].shape == (5, 1, 16, 16)
 
 
@@ -366,7 +366,7 @@ def test_emoji_pairs_belong_together():
     face = next(i for i, text in enumerate(data.columns["text"]) if text.startswith("grinning face: "))
     red, green, blue = data.columns["image"][face].mean((1, 2))
     assert min(red, green) > blue + 50  # yellow
-    small = _resize(data.columns["image"][data.train], 16)
+    small = resize(data.columns["image"][data.train], 16)
     pixels = PCA(100, random_state=0).fit_transform(small.reshape(len(small), -1) / 255)
     texts = TruncatedSVD(100, random_state=0).fit_transform(tf_idf([data.columns["text"][i] for i in data.train]))
     texts /= np.maximum(np.linalg.norm(texts, axis=1, keepdims=True), 1e-9)

@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 
 from tacit.claims._comparison import Comparison
 from tacit.claims._data import Data
+from tacit.claims._evidence import BUDGETS
 from tacit.claims._trial import SMOKE_STEPS, Trial
 from tacit.errors import ArgumentError, DataError, expect, unknown
 
 Budget = Literal["smoke", "small", "full"]
-BUDGETS: tuple[Budget, ...] = ("smoke", "small", "full")
 SHAPES = ("rises", "falls", "above", "gap_shrinks", "gap_grows")
 
 
@@ -70,6 +71,9 @@ class Bench:
         """The data that the claim asked for."""
         self.passes: dict[str, float] = {}
         self.revealed = False
+        self.seconds = 0.0
+        """What the trials took, those that were kept from an earlier run too."""
+        self._compared = 0
 
     # data -------------------------------------------------------------------------------------------------------------
 
@@ -91,7 +95,11 @@ class Bench:
             n_test: items to score on; at most 10,000 if None.
             inputs: columns of the unseen items that may be read beside x, text, image, mask, a and b.
         """
-        shape = None if size is None else lambda x: _resized(x, size)
+        from tacit.data import resize
+
+        def shape(x: Any) -> Any:
+            return torch.from_numpy(resize(x.numpy(), size))
+
         if self._own is not None:
             return self._note(self._own.shaped(shape))
         said = f"{name} at {size} px" if size else name
@@ -326,20 +334,20 @@ class Bench:
         """
         from tacit.claims._peak import Measured, peak_of
 
-        if self._peak_of is not None:
-            side, seed = self._peak_of
-            raise Measured(peak_of({"ours": ours, "theirs": theirs}[side](self._trial(seed)), self.device))
         sides = {"ours": ours, "theirs": theirs}
 
         def here(side: str, seed: int) -> float:
             return peak_of(sides[side](self._trial(seed)), self.device)
+
+        if self._peak_of is not None:
+            raise Measured(here(*self._peak_of))
 
         measure = here if self.budget == "smoke" else self._peak
         if measure is None:
             raise ArgumentError(
                 "peak memory is measured in processes of their own: run the claim by `tacit claims run`"
             )
-        found = self._over_seeds(lambda trial: [measure(side, trial.seed) for side in ("ours", "theirs")], "memory")
+        found = self._over_seeds(lambda trial: [measure(side, trial.seed) for side in sides], "memory")
         effects = [b / max(a, 1) for a, b in found]
         mine, others = [a for a, _ in found], [b for _, b in found]
         return Comparison(effects, 1 / at_most, "memory", mine, others, baseline, self._details(setting))
@@ -354,8 +362,9 @@ class Bench:
     def _over_seeds(self, function: Callable[[Trial], Any], what: Any) -> list[list[Any]]:
         """What the function returns for each seed. A finished trial is kept, so that a killed run goes on."""
         found = []
+        self._compared += 1
         for number, seed in enumerate(self.seeds, 1):
-            kept = self._kept(seed, what)
+            kept = self._kept(seed, [self._compared, what])  # two comparisons of a claim share no trial
             if kept is not None and kept.exists():
                 said = json.loads(kept.read_text())
             else:
@@ -364,6 +373,7 @@ class Bench:
             found.append(said["values"])
             self.passes |= said["passes"]
             self.revealed |= said["revealed"]
+            self.seconds += said.get("seconds", 0.0)
             for data, drawn in zip(self.asked, said["data"], strict=False):
                 data.drawn_hash = data.drawn_hash or drawn
             if self._on_trial is not None:
@@ -371,9 +381,7 @@ class Bench:
         return found
 
     def _one(self, seed: int, function: Callable[[Trial], Any]) -> dict[str, Any]:
-        import torch
-
-        trial = self._trial(seed)
+        trial, started = self._trial(seed), time.monotonic()
         with torch.random.fork_rng():
             torch.manual_seed(seed)  # networks that the claim makes itself are the seed's, too
             found = function(trial)
@@ -381,7 +389,8 @@ class Bench:
         trial.check(sum(len(value) if isinstance(value, list) else 1 for value in values))
         revealed = any(unseen.revealed for unseen in trial.unseen)
         drawn = [data.drawn_hash for data in self.asked]
-        return {"values": values, "passes": trial.passes, "revealed": revealed, "data": drawn}
+        took = round(time.monotonic() - started, 1)
+        return {"values": values, "passes": trial.passes, "revealed": revealed, "data": drawn, "seconds": took}
 
     def _kept(self, seed: int, what: Any) -> Path | None:
         if self._cache is None or self.budget == "smoke" or not self._key or self._tuning:
@@ -481,14 +490,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.ndim:
         return value.tolist()
     return float(value)
-
-
-def _resized(x: Any, size: int) -> Any:
-    import torch
-
-    from tacit.data._named import _resize
-
-    return torch.from_numpy(_resize(x.numpy(), size))
 
 
 def _write(path: Path | None, said: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -15,7 +15,7 @@ Verdict = Literal["holds", "fails", "unclear"]
 Kind = Literal["better", "not worse", "above", "correlation", "curve", "speed", "memory", "equal", "bound"]
 
 EXACT = ("equal", "bound")
-KINDS = ("better", "not worse", "above", "correlation", "curve", "speed", "memory", *EXACT)
+KINDS = get_args(Kind)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tacit.claims._scores import score
-from tacit.data import Dataset
+from tacit.data import Dataset, drawn_order
 from tacit.errors import DataError, expect
 
 Rows = Tensor | list[Any]
@@ -182,11 +182,6 @@ class Data:
         count = min(10_000, usual) if wanted is None else wanted
         expect(f"{name} of {self.name}", count, 1 <= count <= there, f"1 to {there}")
         return count
-
-
-def drawn_order(total: int, seed: int) -> np.ndarray:
-    """A permutation that no version of numpy changes: raw words are guaranteed, `Generator.permutation` is not."""
-    return np.argsort(np.random.PCG64(seed).random_raw(total), kind="stable")
 
 
 def pick(rows: Any, items: Any) -> Rows:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tacit._version import __version__
-from tacit.claims._bench import BUDGETS, Bench, Budget
+from tacit.claims._bench import Bench, Budget
 from tacit.claims._comparison import Comparison
 from tacit.claims._data import Data
 from tacit.claims._evidence import EVIDENCE, current_code, is_stale
@@ -27,7 +27,7 @@ from tacit.claims._marks import Claim, Property
 from tacit.claims._peak import measure_elsewhere
 from tacit.claims._record import Record, read_records
 from tacit.claims._trial import SMOKE_STEPS
-from tacit.errors import ArgumentError, TacitError, expect, unknown
+from tacit.errors import ArgumentError, TacitError, expect
 
 FRESH = 100
 """First of the fresh seeds that `reseed` takes."""
@@ -158,8 +158,6 @@ def bench_for(
     """The Bench that a claim gets at a budget: its seeds, steps, and place to keep what is done."""
     from tacit.data import cache_folder
 
-    if budget not in BUDGETS:
-        raise unknown("budget", budget, BUDGETS)
     claim = found.mark
     assert isinstance(claim, Claim)
     seeds = seeds_of(claim, budget, reseed=reseed)
@@ -398,7 +396,7 @@ def _record(found: Found, bench: Bench, comparison: Comparison, settings: Settin
         data_hash=" ".join(hashes),
         reseed=settings.reseed,
         date=date.today().isoformat(),
-        seconds=round(seconds, 1),
+        seconds=round(max(seconds, bench.seconds), 1),
         own=settings.data,
         details=details,
     )

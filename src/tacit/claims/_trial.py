@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tacit.claims._data import Data, Part, Unseen
 from tacit.errors import ArgumentError, expect
+from tacit.learner import encoder_of
 
 C = TypeVar("C")
 SMOKE_ITEMS, SMOKE_STEPS = 240, 3
@@ -88,7 +89,9 @@ class Trial:
         from tacit.training import fit
 
         items = data.dataset if isinstance(data, Part) else data
-        words = _training_words(type(learner), self.overrides.get(_name(learner), {})) | training
+        kind = type(learner)
+        # while settings are tuned, what is drawn wins over what the claim says
+        words = _training_words(kind) | training | _of_fit(kind, self.overrides.get(_name(learner), {}))
         if not {"max_steps", "epochs"} & set(words):
             words["max_steps"] = self.steps
         if self.budget == "smoke":
@@ -143,13 +146,11 @@ class Trial:
 
     def predict(self, module: nn.Module, x: Tensor, *, batch_size: int = 500) -> Tensor:
         """What the module gives for x, in batches, in eval mode, without gradient; its `prepare` goes first."""
+        from tacit.embedding import prepared
+
         module.to(self.device).eval()
-        prepare: Any = getattr(module, "prepare", None)
-        found = []
         with torch.no_grad():
-            for batch in x.split(batch_size):
-                batch = batch.to(self.device)
-                found.append(module(batch if prepare is None else prepare(batch)).float().cpu())
+            found = [module(prepared(module, batch.to(self.device))).float().cpu() for batch in x.split(batch_size)]
         return torch.cat(found)
 
     def check(self, n_numbers: int) -> None:
@@ -206,7 +207,10 @@ class _CountedPasses:
     """Counts the rows that go through modules of the encoder's class in training mode, copies of it included."""
 
     def __init__(self, learner: nn.Module) -> None:
-        self._kind = type(getattr(learner, "encoder", None))
+        try:
+            self._kind: type = type(encoder_of(learner))
+        except AttributeError:
+            self._kind = type(None)
         self.rows = 0
 
     def __enter__(self) -> _CountedPasses:
@@ -231,14 +235,18 @@ def _name(learner: Any) -> str:
     return getattr(type(learner), "system_id", type(learner).__name__)
 
 
-def _training_words(kind: Any, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """What the small preset, or what overrides it, says to `fit`; names that the constructor takes are its own."""
+def _training_words(kind: Any) -> dict[str, Any]:
+    """What the small preset says to `fit`."""
+    return _of_fit(kind, getattr(kind, "settings", {}).get("small", {}))
+
+
+def _of_fit(kind: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The words among these that are `fit`'s; names that the constructor takes are its own."""
     from tacit.building import constructor_arguments
     from tacit.recipes import TRAINING
 
     taken = constructor_arguments(kind)
-    preset = getattr(kind, "settings", {}).get("small", {}) | dict(overrides or {})
-    return {name: value for name, value in preset.items() if name in TRAINING and name not in taken}
+    return {name: value for name, value in settings.items() if name in TRAINING and name not in taken}
 
 
 def _pace(learner: nn.Module, device: str) -> dict[str, Any]:

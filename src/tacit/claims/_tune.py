@@ -22,7 +22,8 @@ from tacit.errors import ArgumentError, expect
 
 TUNING_SEED = 1000
 """Draws the split and the weights of every trial; no claim is ever run on it."""
-LR_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+LR_RANGE = (0.25, 4.0)
+"""Times the preset's."""
 
 Progress = Callable[[str, int, int, float], None]
 
@@ -97,7 +98,7 @@ def draw(system: str, number: int) -> dict[str, Any]:
     preset, rng = settings.get("small", {}), np.random.default_rng(number)
     chosen: dict[str, Any] = {}
     if "lr" in preset:
-        low, high = (math.log(preset["lr"] * factor) for factor in (LR_FACTORS[0], LR_FACTORS[-1]))
+        low, high = (math.log(preset["lr"] * factor) for factor in LR_RANGE)
         chosen["lr"] = float(f"{math.exp(rng.uniform(low, high)):.2g}")
     for name, values in settings.get("search", {}).items():
         chosen[name] = values[int(rng.integers(len(values)))]

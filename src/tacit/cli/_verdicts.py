@@ -177,12 +177,12 @@ def settings(entry: Entry) -> None:
 
 
 def _tuning(one: Standing, folders: Sequence[Path]) -> list[tuple[str, str]]:
-    """The best of the trials by which each side's preset was chosen."""
+    """The best of the trials that were made for this claim, side by side."""
     from tacit.claims._evidence import read_tuning
 
     found = []
     for side in dict.fromkeys([one.found.system, *([one.shown.baseline] if one.shown else [])]):
-        trials = read_tuning(folders, side)
+        trials = [trial for trial in read_tuning(folders, side) if trial["claim"] == one.found.id]
         if trials:
             best = max(trials, key=lambda trial: trial["score"])
             words = settings_words(best["settings"])

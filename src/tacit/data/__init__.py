@@ -9,7 +9,7 @@ from tacit.data._drawn import Drawn, draw_scenes, load_demo
 from tacit.data._glyphs import glyphs
 from tacit.data._images import read_image
 from tacit.data._ledger import Ledger, Use
-from tacit.data._named import load_named, named, names
+from tacit.data._named import drawn_order, load_named, named, names, resize
 from tacit.data._open import Skipped, Source, open, write_skipped
 from tacit.data._stand_ins import stand_in
 from tacit.data._toys import fractals, gaussian_mixture, shapes, signals, two_view_latents
@@ -29,6 +29,7 @@ __all__ = [
     "clear_cache",
     "colored_digits",
     "draw_scenes",
+    "drawn_order",
     "fractals",
     "gaussian_mixture",
     "glyphs",
@@ -39,6 +40,7 @@ __all__ = [
     "names",
     "open",
     "read_image",
+    "resize",
     "shapes",
     "signals",
     "stand_in",

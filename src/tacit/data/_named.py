@@ -184,8 +184,8 @@ def named(
     items = _part(data, split)
     total = len(items)
     expect("n", n, n is None or 1 <= n <= total, f"1 to {total}, the size of {name}'s {split} split", "None takes all")
-    picked = items[_order(total, seed)[:n]]
-    return _resize(data.columns["x"][picked], size), data.columns["y"][picked]
+    picked = items[drawn_order(total, seed)[:n]]
+    return resize(data.columns["x"][picked], size), data.columns["y"][picked]
 
 
 def _part(data: Named, split: str) -> np.ndarray:
@@ -195,12 +195,13 @@ def _part(data: Named, split: str) -> np.ndarray:
     return data.train[:middle] if split == "train" else data.train[middle:]
 
 
-def _order(total: int, seed: int) -> np.ndarray:
+def drawn_order(total: int, seed: int) -> np.ndarray:
     """A permutation that no version of numpy changes: raw words are guaranteed, `Generator.permutation` is not."""
     return np.argsort(np.random.PCG64(seed).random_raw(total), kind="stable")
 
 
-def _resize(images: np.ndarray, size: int | None) -> np.ndarray:
+def resize(images: np.ndarray, size: int | None) -> np.ndarray:
+    """Images uint8 (n, c, h, w) at `size` pixels a side (bilinear, antialiased), or as they are."""
     if size is None or images.shape[-2:] == (size, size):
         return images
     import torch
