@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from tacit.data import load_named, named, names
 from tacit.data._columns import Pictures, SparseRows
-from tacit.data._named import resize, full_name
+from tacit.data._named import full_name, resize
 from tacit.data._readers import about
 from tacit.errors import ArgumentError, DataError
 
