@@ -7,7 +7,8 @@ from tacit._version import __version__ as __version__
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
-        *("cluster", "compress", "curate", "fewlabels", "generate", "layers", "pretrain", "robust", "transfer"),
+        *("analysis", "cluster", "compress", "curate", "fewlabels", "generate", "layers", "pretrain"),
+        *("restore", "robust", "transfer"),
         *("claims", "data", "errors", "evaluate", "losses", "nn", "views"),
     ],
     submod_attrs={

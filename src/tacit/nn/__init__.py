@@ -8,6 +8,7 @@ from tacit.nn._distributed import gather, rank, world_size
 from tacit.nn._encoder import ImageEncoder
 from tacit.nn._heads import mlp
 from tacit.nn._momentum import Momentum
+from tacit.nn._prototypes import Prototypes
 from tacit.nn._queue import Queue
 from tacit.nn._resnet import ResNet
 from tacit.nn._sinkhorn import sinkhorn
@@ -20,6 +21,7 @@ __all__ = [
     "Conv4",
     "ImageEncoder",
     "Momentum",
+    "Prototypes",
     "Queue",
     "ResNet",
     "TimmEncoder",
