@@ -198,7 +198,8 @@ def write_auto(found):
         {"modality": "image", "device": "cpu", "method": best, "reason": measured},
         {"modality": "image", "device": "gpu", "method": "simclr", "reason": "not measured on a GPU yet"},
     ]
-    said = {"made": f"benchmarks/images.py table, {date.today()}", "measured": True, "rows": rows}
+    said = {"made": f"benchmarks/images.py table, {date.today()}", "measured": True}
+    said |= {"compare": {"image": [method for method in found if method not in FIXED][:4]}, "rows": rows}
     (HERE.parent / "src/tacit/auto.json").write_text(json.dumps(said, indent=1) + "\n")
 
 

@@ -149,8 +149,12 @@ class Plan:
         )
 
 
-def plan(settings: LearnSettings) -> Plan | Finished:
+def plan(settings: LearnSettings, source: Source | None = None) -> Plan | Finished:
     """Open the data, choose what was left open, and time a step where the length is given in minutes. Writes nothing.
+
+    Args:
+        settings: of the run.
+        source: the data, where it is open already, or is a part of what `settings.data` names.
 
     Raises:
         as `tacit.learn`.
@@ -161,7 +165,7 @@ def plan(settings: LearnSettings) -> Plan | Finished:
         _expect_same(folder, saved, settings)
         if all((folder / name).exists() for name in ("model.safetensors", "summary.json", "report.html")):
             return Finished(settings, folder)
-    source = _open(settings, machine)
+    source = _open(settings, machine) if source is None else source
     description = source.description
     if description["n"] < 2:
         where = str(settings.data)

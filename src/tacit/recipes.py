@@ -183,3 +183,9 @@ def choose(description: Mapping[str, Any], machine: Machine, minutes: float | No
         if same and within and description["n"] >= row.get("n_from", 0):
             return row["method"], row["reason"]
     return "pca", "nothing in auto.json fits this data"
+
+
+def usual_methods(modality: str) -> list[str]:
+    """What `tacit compare` takes where nobody says: the best few of the table that auto.json was made from."""
+    table = json.loads((Path(__file__).parent / "auto.json").read_text(encoding="utf-8"))
+    return list(table["compare"].get(modality, ["pca"]))

@@ -180,18 +180,24 @@ def _view_retrieval(encoder: nn.Module, source: Source, seed: int) -> dict[str, 
     """How often a view's nearest item among 1,000 is its original, by the encoder and by raw input."""
     if source.modality != "image":
         return None
-    from tacit.views import as_float, two_crops
+    from tacit.views import as_float
 
-    n, size = len(source.dataset), int(encoder.image_size)  # type: ignore[arg-type]
-    picked = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:RETRIEVED]
-    originals = source.dataset["x"][picked]
-    views = two_crops(size, channels=source.channels, scale=(0.4, 1.0))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mix(seed, "view retrieval", 0))
-        pairs = (as_float(originals, size), views(originals)[0])
-    raw = [as_float(images, min(size, 32)).flatten(1) for images in pairs]
+    pairs = view_pairs(source, int(encoder.image_size), seed)  # type: ignore[arg-type]
+    raw = [as_float(images, min(images.shape[-1], 32)).flatten(1) for images in pairs]
     trained = [embed(encoder, {"x": images}) for images in pairs]
     return {"trained": _estimate(view_retrieval(*trained)), "raw": _estimate(view_retrieval(*raw))}
+
+
+def view_pairs(source: Source, size: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """At most 1,000 of the images, and a view of each that keeps 40 % of its area or more; floats in [0, 1]."""
+    from tacit.views import as_float, two_crops
+
+    picked = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))[:RETRIEVED]
+    originals = source.dataset["x"][picked]
+    views = two_crops(size, channels=source.channels or 3, scale=(0.4, 1.0))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mix(seed, "view retrieval", 0))
+        return as_float(originals, size), views(originals)[0]
 
 
 def _estimate(found: Any) -> dict[str, float]:
@@ -249,16 +255,21 @@ def _score_row(encoder: str, x: np.ndarray, train: np.ndarray, test: np.ndarray,
 
 def _baselines(source: Source, untrained: nn.Module | None, seed: int) -> dict[str, np.ndarray]:
     """Vectors of all items by what costs next to nothing, so that nobody is fooled."""
+    encoders = quick_baselines(source, seed)
+    if untrained is not None:
+        encoders = {"untrained": untrained} | encoders
+    return {name: embed(encoder, source.dataset) for name, encoder in encoders.items()}
+
+
+def quick_baselines(source: Source, seed: int) -> dict[str, nn.Module]:
+    """Encoders that take seconds: raw input, whitened PCA, patch k-means, fitted to a part of the data."""
     from tacit.building import build
 
-    data, n = source.dataset, len(source.dataset)
-    found: dict[str, np.ndarray] = {}
-    if untrained is not None:
-        found["untrained"] = embed(untrained, data)
-    found["pixels"] = _pixels(source)
+    data, n, raw = source.dataset, len(source.dataset), Raw()
+    encoders: dict[str, nn.Module] = {"pixels": raw}
     some = data.select(torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:SCORED].sort().values)
     description = dict(source.description)
-    columns = found["pixels"].shape[1]
+    columns = embed(raw, data.select(torch.arange(1))).shape[1]
     if source.image_size:
         description["image_size"] = min(source.image_size, 32)
     for label, id, arguments in (
@@ -267,17 +278,20 @@ def _baselines(source: Source, untrained: nn.Module | None, seed: int) -> dict[s
     ):
         if source.modality == "image" or id == "pca":
             learner = fit(build(id, description, arguments=arguments, seed=seed), some, max_steps=1, seed=seed)
-            found[label] = embed(encoder_of(learner), data)
-    return found
+            encoders[label] = encoder_of(learner)
+    return encoders
 
 
-def _pixels(source: Source) -> np.ndarray:
-    from tacit.views import as_float
+class Raw(nn.Module):
+    """The numbers of an item as they are; of a picture at 16 pixels, which a probe can read in few columns."""
 
-    if source.modality != "image":
-        return np.concatenate([chunk.flatten(1).numpy() for chunk in source.dataset.chunks("x")])
-    # 16 pixels: what a probe can read of a raw picture without thousands of columns
-    return np.concatenate([as_float(chunk, 16).flatten(1).numpy() for chunk in source.dataset.chunks("x")])
+    def prepare(self, items: torch.Tensor) -> torch.Tensor:
+        from tacit.views import as_float
+
+        return as_float(items, 16) if items.ndim == 4 else items.float()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1)
 
 
 def _next_commands(folder: Path, source: Source) -> list[str]:

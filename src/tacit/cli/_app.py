@@ -24,6 +24,19 @@ EXPORTS = ("safetensors", "onnx")
 FIELDS = LearnSettings.model_fields
 LEARN = [name for group in GROUPS for name in FIELDS if extra_of(FIELDS[name])["group"] == group and name != "data"]
 RESOLVED = ("batch_size", "lr", "optimizer", "weight_decay", "precision")
+COMPARE = (
+    "batch_size",
+    "model",
+    "image_size",
+    "flip",
+    "labels",
+    "on_error",
+    "seed",
+    "out",
+    "overwrite",
+    "verbose",
+    "threads",
+)
 EMBED = ("labels", "image_size", "on_error", "out", "overwrite", "verbose", "threads")
 
 app = typer.Typer(
@@ -136,6 +149,44 @@ def _learn(settings: LearnSettings, as_json: bool) -> dict[str, Any]:
     if not as_json:
         show.finished(run)
     return {"state": planned.state, **show.run_as_dict(run)}
+
+
+@app.command(
+    epilog=_examples("tacit compare photos/", "tacit compare photos/ --methods simclr,swav --minutes 20 --seeds 3")
+)
+@takes_settings(*COMPARE, out="compare")
+def compare(
+    data: Annotated[str, typer.Argument(metavar="DATA", help=FIELDS["data"].description, show_default=False)],
+    methods: Annotated[
+        str, typer.Option(metavar="IDS", help="Methods, with commas; auto: the best known for this kind of data.")
+    ] = "auto",
+    minutes: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="X", help="For all methods and seeds together. Default: 10."),
+    ] = None,
+    max_steps: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="N", help="Steps of each training, in place of minutes."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(metavar="N", help="Trainings of each method.")] = "1",
+    n: Annotated[str, typer.Option("-n", metavar="N", help="Items to learn from, at most.")] = "5000",
+    as_json: Json = False,
+    **given: Any,
+) -> None:
+    """Find the method that suits your data: a few, equally long on a part of it, beside the quick baselines."""
+    said = {"out": "compare", **settings_given(given)}
+    numbers = {"minutes": minutes, "max_steps": max_steps, "seeds": seeds, "n": n}
+    with show.aside(as_json):
+        get_ready(LearnSettings(data=data, threads=said.get("threads")).threads)
+        from tacit.comparing import compare as compare_methods
+
+        read = {name: scalar(text) for name, text in numbers.items() if text is not None}
+        answer = compare_methods(data, methods=methods, **read, **said)
+        if not as_json:
+            show.rows(answer.cells(), answer.titles())
+            show.lines(["", *answer.lines()])
+    if as_json:
+        show.as_json(answer.as_dict())
 
 
 @app.command(
