@@ -1,151 +1,291 @@
-"""Every image method and baseline on 10,000 CIFAR-10 images, in the steps that 5 quiet minutes allow.
+"""Every image method and baseline on 10,000 images, in the steps that 5 quiet minutes allow.
 
     python benchmarks/images.py time                     # alone on the machine: seconds a step -> benchmarks/steps.json
     python benchmarks/images.py run                      # each method with seed 0; goes on where it stopped
+    python benchmarks/images.py run --size 32 --best 8   # the best eight at 32 pixels (after `time --size 32`)
+    python benchmarks/images.py run --data fashion_mnist --size 28 --best 8
     python benchmarks/images.py run --best 4 --seeds 3   # the best four with three seeds
     python benchmarks/images.py table                    # -> docs/images.md and src/tacit/auto.json
 
-TACIT_DATA names the folder that holds cifar10_jpeg. The seed draws the 10,000 training images; all 10,000 test images
-are scored, once. Steps are counted, so a busy machine changes how long a run takes and not what comes out.
+TACIT_DATA names the folder that holds cifar10_jpeg and fashion_mnist. The seed draws the 10,000 training images; all
+10,000 test images are scored, once. Steps are counted, so a busy machine changes how long a run takes and not what
+comes out.
 """
 
 import argparse
+import itertools
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tacit.building import build, constructor_arguments, wanted_columns
-from tacit.catalogue import systems
+from tacit.building import build, closed_form, constructor_arguments, wanted_columns
+from tacit.catalogue import find, systems
 from tacit.cli._machine import keep_freed_memory
 from tacit.data import Dataset, named
 from tacit.embedding import embed
-from tacit.evaluate import effective_rank, knn_accuracy, linear_probe
+from tacit.evaluate import effective_rank, knn_accuracy, linear_probe, view_retrieval
+from tacit.learner import encoder_of
 from tacit.nn import encoder as make_encoder
 from tacit.recipes import Machine, recipe
 from tacit.training import Callback, fit
+from tacit.views import as_float, two_crops
 
 HERE = Path(__file__).parent
-STEPS, RESULTS = HERE / "steps.json", HERE / "images.jsonl"
-MINUTES, N, SIZE = 5, 10_000, 32
-DESCRIPTION = {"modality": "image", "n": N, "image_size": SIZE, "channels": 3}
+STEPS, RESULTS, PAGE = HERE / "steps.json", HERE / "images.jsonl", HERE.parent / "docs/images.md"
+AUTO = HERE.parent / "src/tacit/auto.json"
+MINUTES, N = 5, 10_000
 FIXED = ("pixels", "untrained")
-CLOSED = ("pca", "patch-kmeans")
+RAW = ("pixels", "untrained", "pca")
+"""What costs next to nothing; the best of them is to be reached."""
+SETS = (("cifar10", 16), ("cifar10", 32), ("fashion_mnist", 28))
+"""The tables of the page, the first of which decides."""
+LOOKED = (2000, 1000)
+"""Training images whose labels tell how long a method takes to reach a score: to learn from, and to score."""
 
 
 def methods():
-    learners = [e for e in systems() if e.kind == "learner" and "image" in e.modality and e.id not in CLOSED]
-    trained = [e.id for e in learners if learns_without_labels(e.load())]
-    return [*FIXED, *CLOSED, *dict.fromkeys(trained)]
+    learners = [e for e in systems() if e.kind == "learner" and "image" in e.modality and e.level != "protocol"]
+    return [*FIXED, *dict.fromkeys(e.id for e in learners if learns_without_labels(find(e.id).load()))]
 
 
 def learns_without_labels(kind):
-    """Whether it asks for no y, neither in its loss nor, drawing its own batches, beside it."""
+    """Whether it asks for no y, neither in its loss nor, drawing its own batches, beside it; nor for a trained part."""
     return "y" not in wanted_columns(kind) and not {"teacher", "classifier"} & set(constructor_arguments(kind))
 
 
-def prepared(method, arguments=None):
-    return recipe(method, DESCRIPTION, Machine.here("cpu"), arguments=arguments)
+def is_closed(method):
+    return method not in FIXED and closed_form(find(method).load())
 
 
-def learner_of(made, seed):
+def description(data, size):
+    return {"modality": "image", "n": N, "image_size": size, "channels": 3 if data == "cifar10" else 1}
+
+
+def prepared(method, data, size):
+    return recipe(method, description(data, size), Machine.here("cpu"))
+
+
+def learner_of(made, seed, described):
     encoder = None
     if made.encoder is not None:
         torch.manual_seed(seed)
         encoder = make_encoder(**made.encoder)
-    return build(made.method, DESCRIPTION, encoder=encoder, arguments=made.arguments, seed=seed)
+    return build(made.method, described, encoder=encoder, arguments=made.arguments, seed=seed)
 
 
-def images(split, seed):
-    return named("cifar10", split, n=N, seed=seed)
+def images(data, size, split, seed):
+    x, y = named(data, split, n=N, seed=seed)
+    return np.ascontiguousarray(as_bytes(x, size)), y
 
 
-def time_steps():
-    """Median step time of each trained method on this machine; nothing else may run meanwhile."""
-    x, _ = images("train", 0)
-    found = {"threads": torch.get_num_threads(), "date": date.today().isoformat(), "seconds": {}}
+def as_bytes(x, size):
+    from tacit.data import resize
+
+    return x if x.shape[-1] == size else resize(x, size)
+
+
+# time -----------------------------------------------------------------------------------------------------------------
+
+
+def time_steps(data, size):
+    """Seconds of a step, SimCLR's on the same network and batch, and the ratio expected; nothing else may run."""
+    x, _ = images(data, size, "train", 0)
+    every = json.loads(STEPS.read_text()) if STEPS.exists() else {}
+    found = {"threads": torch.get_num_threads(), "date": date.today().isoformat(), "methods": {}}
+    references = {}
     for method in methods():
-        if method in FIXED + CLOSED:
+        if method in FIXED or is_closed(method):
             continue
-        made, times = prepared(method), []
+        made = prepared(method, data, size)
+        network = json.dumps([made.encoder, made.training["batch_size"]])
+        if made.encoder is not None and network not in references:
+            plain = prepared("simclr", data, size)
+            same = {**plain.training, "batch_size": made.training["batch_size"]}
+            references[network] = measured("simclr", plain, x, data, size, encoder=made.encoder, training=same)
+        seconds, passes = measured(method, made, x, data, size)
+        reference = references.get(network)
+        found["methods"][method] = {
+            "seconds": seconds,
+            "images": made.training["batch_size"] / seconds,
+            "ratio": seconds / reference[0] if reference else None,
+            "expected": passes / reference[1] if reference and passes else None,
+        }
+        print(f"{method:16} {found['methods'][method]}", flush=True)
+        every[f"{data}-{size}"] = found
+        STEPS.write_text(json.dumps(every, indent=1) + "\n")
 
-        class Clock(Callback):
-            def step(self, step, loss, lr, health, times=times):
-                times.append(time.perf_counter())
 
-        fit(
-            learner_of(made, 0), Dataset({"x": x}, modality="image"), max_steps=14, callbacks=[Clock()], **made.training
-        )
-        found["seconds"][method] = statistics.median(np.diff(times[4:]))
-        print(f"{method:14} {found['seconds'][method]:.4f} s a step", flush=True)
-    STEPS.write_text(json.dumps(found, indent=1) + "\n")
+def measured(method, made, x, data, size, *, encoder=None, training=None):
+    """Median seconds of a step, and the cost of its passes through the encoder."""
+    times = []
 
+    class Clock(Callback):
+        def step(self, step, loss, lr, health):
+            times.append(time.perf_counter())
 
-def run_one(method, seed, work):
-    x, y = images("train", seed)
-    test_x, test_y = images("test", 0)
-    data = Dataset({"x": x}, modality="image")
-    steps = None
-    if method == "pixels":
-        vectors = [torch.from_numpy(part).flatten(1).float() / 255 for part in (x, test_x)]
-        made = None
+    described = description(data, size)
+    if encoder is not None:
+        torch.manual_seed(0)
+        learner = build(method, described, encoder=make_encoder(**encoder), arguments=made.arguments, seed=0)
     else:
-        made = prepared("simclr" if method == "untrained" else method)
-        learner = learner_of(made, seed)
+        learner = learner_of(made, 0, described)
+    items = Dataset({"x": x}, modality="image")
+    with Passes(encoder_of(learner)) as passes:
+        fit(learner, items, max_steps=14, callbacks=[Clock()], **(training or made.training))
+    return statistics.median(np.diff(times[4:])), passes.cost / 14
+
+
+class Passes:
+    """Counts what goes through networks of the encoder's class in training: pixels, thrice where a gradient is kept.
+
+    A backward pass costs about two forward ones. Heads, views and losses are not in the count.
+    """
+
+    def __init__(self, encoder):
+        self.kind, self.cost = type(encoder), 0
+
+    def __enter__(self):
+        self.hook = torch.nn.modules.module.register_module_forward_hook(self.count)
+        return self
+
+    def __exit__(self, *error):
+        self.hook.remove()
+
+    def count(self, module, inputs, output):
+        if type(module) is self.kind and module.training and inputs and inputs[0].ndim == 4:
+            trained = torch.is_grad_enabled() and any(p.requires_grad for p in module.parameters())
+            self.cost += inputs[0][:, 0].numel() * (3 if trained else 1)
+
+
+# run ------------------------------------------------------------------------------------------------------------------
+
+
+def run_one(method, seed, data, size, work):
+    (x, y), (test_x, test_y) = images(data, size, "train", seed), images(data, size, "test", 0)
+    described, steps, made, looks = description(data, size), None, None, []
+    if method == "pixels":
+        encoder = Pixels()
+    else:
+        made = prepared("simclr" if method == "untrained" else method, data, size)
+        learner = learner_of(made, seed, described)
+        encoder = encoder_of(learner)
         if method not in FIXED:
-            steps = max(1, int(MINUTES * 60 / json.loads(STEPS.read_text())["seconds"].get(method, 1e9)))
-            fit(learner, data, max_steps=steps, seed=seed, out=work / f"{method}-{seed}", **made.training)
-        learner.encoder.eval()
-        vectors = [torch.from_numpy(embed(learner.encoder, {"x": part})) for part in (x, test_x)]
+            closed = is_closed(method)
+            steps = 1 if closed else max(1, int(MINUTES * 60 / seconds_a_step(method, data, size)))
+            watch = [] if closed else [Watch(learner, x, y, steps, looks)]
+            place = work / f"{data}-{size}" / f"{method}-{seed}"
+            learner = fit(
+                learner, Dataset({"x": x}, modality="image"), max_steps=steps, seed=seed, out=place, callbacks=watch,
+                **made.training,
+            )  # fmt: skip
+            encoder = encoder_of(learner)
+    encoder.eval()
+    vectors = [torch.from_numpy(embed(encoder, {"x": part})) for part in (x, test_x)]
     knn, linear = (score(vectors[0], y, vectors[1], test_y) for score in (knn_accuracy, linear_probe))
+    stepped = method not in FIXED and not is_closed(method)
     return {
-        "method": method,
-        "seed": seed,
-        "steps": steps if method not in CLOSED else None,
-        "batch_size": made.training.get("batch_size") if made and steps else None,
-        "knn": knn.value,
-        "linear": linear.value,
+        "method": method, "seed": seed, "data": data, "size": size,
+        "steps": steps if stepped else None,
+        "batch_size": made.training.get("batch_size") if stepped else None,
+        "knn": knn.value, "linear": linear.value,
         "effective_rank": float(effective_rank(vectors[1][:2000])),
-        "dim": vectors[0].shape[1],
-        "threads": torch.get_num_threads(),
-        "date": date.today().isoformat(),
-    }
+        "view_retrieval": retrieval(encoder, test_x[:1000], size, described["channels"]),
+        "looks": looks or [[0, look(encoder, x, y)]],
+        "dim": vectors[0].shape[1], "threads": torch.get_num_threads(), "date": date.today().isoformat(),
+    }  # fmt: skip
 
 
-def results():
-    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+class Pixels(torch.nn.Module):
+    def forward(self, x):
+        return x.flatten(1)
 
 
-def run(names, seeds, work):
-    done = {(line["method"], line["seed"]) for line in results()}
-    for seed in seeds:
-        for method in names:
-            if (method, seed) in done:
-                continue
-            found = run_one(method, seed, work)
-            with RESULTS.open("a") as file:
-                file.write(json.dumps(found) + "\n")
-            print(f"{method:14} seed {seed}: k-NN {found['knn']:.3f}, linear {found['linear']:.3f}", flush=True)
+def look(encoder, x, y):
+    """k-NN accuracy among training images, of which no method sees the labels."""
+    first, then = (slice(0, LOOKED[0]), slice(LOOKED[0], sum(LOOKED)))
+    vectors = [torch.from_numpy(embed(encoder, {"x": x[part]})) for part in (first, then)]
+    return knn_accuracy(vectors[0], y[first], vectors[1], y[then]).value
 
 
-def ranked():
+class Watch(Callback):
+    """Looks twelve times, oftener at the start."""
+
+    def __init__(self, learner, x, y, steps, looks):
+        self.learner, self.x, self.y, self.looks = learner, x, y, looks
+        self.at = {round(steps * share) for share in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.9, 1)}
+
+    def step(self, step, loss, lr, health):
+        if step in self.at:
+            modes = {module: module.training for module in self.learner.modules()}
+            self.looks.append([step, look(encoder_of(self.learner).eval(), self.x, self.y)])
+            for module, mode in modes.items():
+                module.training = mode
+
+
+def retrieval(encoder, x, size, channels):
+    torch.manual_seed(0)
+    views = two_crops(size, channels=channels, scale=(0.4, 1.0))(torch.from_numpy(x))[0]
+    return view_retrieval(*(embed(encoder, {"x": part}) for part in (as_float(torch.from_numpy(x), size), views))).value
+
+
+def seconds_a_step(method, data, size):
+    return json.loads(STEPS.read_text())[f"{data}-{size}"]["methods"][method]["seconds"]
+
+
+def results(data=None, size=None):
+    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+    return [line for line in lines if data is None or (line["data"], line["size"]) == (data, size)]
+
+
+def run(names, seeds, data, size, jobs, work):
+    """Each run in a process of its own, whose peak memory is then known."""
+    done = {(line["method"], line["seed"]) for line in results(data, size)}
+    left = [(method, seed) for seed in seeds for method in names if (method, seed) not in done]
+    with ThreadPoolExecutor(jobs) as pool:
+        failed = sum(pool.map(lambda job: child(*job, data, size, jobs, work), left))
+    sys.exit(min(failed, 1))
+
+
+def child(method, seed, data, size, jobs, work):
+    command = [sys.executable, __file__, "one", "--methods", method, "--seeds", str(seed), "--data", data]
+    environment = {**os.environ, **({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})}
+    ended = subprocess.run(
+        [*command, "--size", str(size), "--work", str(work)], env=environment, capture_output=True, text=True
+    )
+    if ended.returncode:
+        print(f"{method} seed {seed} failed:\n{ended.stderr[-2000:]}", flush=True)
+        return True
+    line = ended.stdout.splitlines()[-1]
+    with RESULTS.open("a") as file:
+        file.write(line + "\n")
+    found = json.loads(line)
+    print(f"{method:16} seed {seed}: k-NN {found['knn']:.3f}, linear {found['linear']:.3f}", flush=True)
+    return False
+
+
+# table ----------------------------------------------------------------------------------------------------------------
+
+
+def ranked(data, size):
     """Methods by mean rank over k-NN and linear probe, with the means of their seeds."""
     by_method = defaultdict(list)
-    for line in results():
+    for line in results(data, size):
         by_method[line["method"]].append(line)
+    keys = ("knn", "linear", "effective_rank", "view_retrieval", "dim")
     means = {
-        method: {
-            key: statistics.mean(line[key] for line in lines) for key in ("knn", "linear", "effective_rank", "dim")
-        }
-        | {"seeds": len(lines), "steps": lines[0]["steps"], "batch_size": lines[0]["batch_size"], "lines": lines}
+        method: {key: statistics.mean(line[key] for line in lines if key in line) for key in keys if key in lines[0]}
+        | {"lines": lines, "steps": lines[0]["steps"], "batch_size": lines[0]["batch_size"]}
         for method, lines in by_method.items()
     }
     for key in ("knn", "linear"):
@@ -160,77 +300,103 @@ def spread(lines, key):
     return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ± {statistics.stdev(values):.1f}"
 
 
-def table():
-    found, timed = ranked(), json.loads(STEPS.read_text())
-    rows = [
-        "| method | k-NN % | linear % | mean rank | seeds | steps x batch | s/step | dim | effective rank |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+TITLES = (
+    *("method", "k-NN %", "linear %", "mean rank", "seeds", "steps x batch", "images/s", "step / SimCLR's", "expected"),
+    *("reaches raw", "peak MB", "dim", "effective rank", "view retrieval %"),
+)
+
+
+def rows(data, size):
+    found = ranked(data, size)
+    timed = json.loads(STEPS.read_text()).get(f"{data}-{size}", {}).get("methods", {}) if STEPS.exists() else {}
+    raw = [line for method in RAW if method in found for line in found[method]["lines"]]
+    goal = max((line["looks"][-1][1] for line in raw if line.get("looks")), default=None)
     for method, line in found.items():
+        each, stepped = timed.get(method, {}), line["batch_size"] is not None
         length = (
-            f"{line['steps']:,} x {line['batch_size']}"
-            if line["batch_size"]
-            else "closed form"
-            if method in CLOSED
-            else "none"
+            f"{line['steps']:,} x {line['batch_size']}" if stepped else "none" if method in FIXED else "closed form"
         )
-        each = f"{timed['seconds'][method]:.3f}" if method in timed["seconds"] else ""
-        rows.append(
-            f"| {method} | {spread(line['lines'], 'knn')} | {spread(line['lines'], 'linear')} | {line['rank']:.1f} | "
-            f"{line['seeds']} | {length} | {each} | {line['dim']:.0f} | {line['effective_rank']:.0f} |"
-        )
-    text = (HERE.parent / "docs/images.md").read_text()
-    start, end = text.index("<!-- table -->"), text.index("<!-- end of table -->")
-    (HERE.parent / "docs/images.md").write_text(
-        text[:start] + "<!-- table -->\n\n" + "\n".join(rows) + "\n\n" + text[end:]
-    )
-    print("\n".join(rows))
-    write_auto(found)
+        memory = [one["memory"] for one in line["lines"] if "memory" in one]
+        yield [
+            method, spread(line["lines"], "knn"), spread(line["lines"], "linear"), f"{line['rank']:.1f}",
+            str(len(line["lines"])), length, number(each.get("images"), 0), number(each.get("ratio"), 2),
+            number(each.get("expected"), 2), reached(line, goal, each.get("seconds")) if stepped else "",
+            f"{max(memory):,.0f}" if memory else "", f"{line['dim']:.0f}", f"{line['effective_rank']:.0f}",
+            spread(line["lines"], "view_retrieval") if "view_retrieval" in line else "",
+        ]  # fmt: skip
 
 
-def write_auto(found):
+def number(value, digits):
+    return "" if value is None else f"{value:,.{digits}f}"
+
+
+def reached(line, goal, seconds):
+    """Seconds of training until k-NN among training images passed the best raw baseline's there."""
+    looks = line["lines"][0].get("looks")
+    if goal is None or seconds is None or not looks:
+        return ""
+    step = next((step for step, knn in looks if knn >= goal), None)
+    return "not" if step is None else f"{step * seconds:.0f} s"
+
+
+def table():
+    text = PAGE.read_text()
+    for data, size in SETS:
+        start, end = f"<!-- table {data}-{size} -->", f"<!-- end of table {data}-{size} -->"
+        lines = [TITLES, ["---"] * len(TITLES), *rows(data, size)] if results(data, size) else [["not measured yet"]]
+        body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines) if len(lines) > 1 else "Not measured yet."
+        text = text[: text.index(start)] + f"{start}\n\n{body}\n\n" + text[text.index(end) :]
+    PAGE.write_text(text)
+    write_auto(*next(one for one in SETS if results(*one)))
+
+
+def write_auto(data, size):
     """What `--method auto` takes: the best by mean rank over k-NN and linear probe, of what a command can train."""
-    best = next(method for method in found if method not in FIXED)
+    found = ranked(data, size)
+    choices = [method for method in found if method not in FIXED]
+    best = choices[0]
     scores = f"k-NN {100 * found[best]['knn']:.0f} %, linear {100 * found[best]['linear']:.0f} %"
-    measured = f"best of {len(found)} in docs/images.md ({scores} on CIFAR-10 in {MINUTES} minutes of a 2-core CPU)"
-    rows = [
-        {"modality": "points", "device": "any", "method": "pca", "reason": "rows of numbers: whitened PCA"},
-        {"modality": "image", "device": "cpu", "method": best, "reason": measured},
-        {"modality": "image", "device": "gpu", "method": "simclr", "reason": "not measured on a GPU yet"},
-    ]
-    said = {"made": f"benchmarks/images.py table, {date.today()}", "measured": True}
-    said |= {"compare": {"image": [method for method in found if method not in FIXED][:4]}, "rows": rows}
-    (HERE.parent / "src/tacit/auto.json").write_text(json.dumps(said, indent=1) + "\n")
+    where = f"{scores} on {data} at {size} pixels in {MINUTES} minutes of a 2-core CPU"
+    said = {
+        "made": f"benchmarks/images.py table, {date.today()}",
+        "measured": True,
+        "compare": {"image": choices[:4]},
+        "rows": [
+            {"modality": "points", "device": "any", "method": "pca", "reason": "rows of numbers: whitened PCA"},
+            {"modality": "image", "device": "cpu", "method": best,
+             "reason": f"best of {len(found)} in docs/images.md ({where})"},
+            {"modality": "image", "device": "gpu", "method": "simclr", "reason": "not measured on a GPU yet"},
+        ],
+    }  # fmt: skip
+    AUTO.write_text(json.dumps(said, indent=1) + "\n")
 
 
 def main():
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("do", choices=("time", "run", "table"))
+    ask.add_argument("do", choices=("time", "run", "one", "table"))
+    ask.add_argument("--data", default="cifar10", choices=("cifar10", "fashion_mnist"))
+    ask.add_argument("--size", type=int, default=16)
     ask.add_argument("--methods", help="comma-separated; all if left out")
-    ask.add_argument("--best", type=int, help="only this many of the best so far")
+    ask.add_argument("--best", type=int, help="only this many of the best of the first table measured, and what is raw")
     ask.add_argument("--seeds", type=int, default=1)
     ask.add_argument("--jobs", type=int, default=1, help="runs at once, with one thread each")
     ask.add_argument("--work", type=Path, default=Path("runs/images"), help="folder for checkpoints")
     args = ask.parse_args()
     keep_freed_memory()  # as the command line does
     if args.do == "time":
-        time_steps()
+        time_steps(args.data, args.size)
     elif args.do == "table":
         table()
+    elif args.do == "one":
+        found = run_one(args.methods, args.seeds, args.data, args.size, args.work)
+        print(json.dumps(found | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
     else:
-        names = args.methods.split(",") if args.methods else list(ranked())[: args.best] if args.best else methods()
-        if args.jobs == 1:
-            run(names, range(args.seeds), args.work)
-            return
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        shares = [names[i :: args.jobs] for i in range(args.jobs)]
-        same = ["--seeds", str(args.seeds), "--work", str(args.work)]
-        children = [
-            subprocess.Popen([sys.executable, __file__, "run", "--methods", ",".join(s), *same], env=environment)
-            for s in shares
-            if s
-        ]
-        sys.exit(max(child.wait() for child in children))
+        names = args.methods.split(",") if args.methods else methods()
+        if args.best:
+            first = next(one for one in SETS if results(*one))
+            best = itertools.islice((m for m in ranked(*first) if m not in RAW), args.best)
+            names = [*RAW, *best]
+        run(names, range(args.seeds), args.data, args.size, args.jobs, args.work)
 
 
 if __name__ == "__main__":

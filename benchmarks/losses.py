@@ -29,7 +29,7 @@ from tacit.catalogue import systems
 
 ROOT = Path(__file__).parents[1]
 COSTS, PAGE = ROOT / "benchmarks/losses.json", ROOT / "docs/losses.md"
-SHARED = ("InfoNCE", "NTXent")
+SHARED = ("InfoNCE", "NTXent", "KoLeoLoss")
 N, DIM, PAIRS = 1024, 128, 15
 FEW = 64
 """Items at which values and gradients are looked at."""
@@ -38,7 +38,7 @@ STEPS = 1000
 SURE = 10.0
 """The logit of a class that a classifier is sure of."""
 
-Inputs = tuple[Tensor, Tensor]
+Inputs = tuple[Tensor, ...]
 
 
 def names() -> list[str]:
@@ -68,7 +68,13 @@ def logits(n: int, dim: int) -> dict[str, Inputs]:
     return {"perfect": (right, y), "random": (drawn, y), "opposite": (wrong, y), "alike": (torch.zeros(n, dim), y)}
 
 
-INPUTS: dict[tuple[str, str], Callable[[int, int], dict[str, Inputs]]] = {
+def single(n: int, dim: int) -> dict[str, Inputs]:
+    """The first embedding of each item."""
+    return {where: given[:1] for where, given in pairs(n, dim).items()}
+
+
+INPUTS: dict[tuple[str, ...], Callable[[int, int], dict[str, Inputs]]] = {
+    ("z",): single,
     ("a", "b"): pairs,
     ("queries", "keys"): pairs,
     ("logits", "y"): logits,
@@ -85,8 +91,8 @@ def inputs_of(loss: nn.Module) -> Callable[[int, int], dict[str, Inputs]]:
 
 def behaviour(loss: nn.Module, inputs: Inputs) -> tuple[float, float]:
     """The loss, and the norm of an item's gradient: the mean of n |d loss / d row| over the rows of the first input."""
-    first, second = inputs[0].detach().clone().requires_grad_(), inputs[1]
-    value = loss(first, second)
+    first = inputs[0].detach().clone().requires_grad_()
+    value = loss(first, *inputs[1:])
     value.backward()
     return float(value.detach()), float(len(first) * first.grad.norm(dim=1).mean())
 
@@ -111,13 +117,12 @@ def reach(loss: nn.Module, inputs: Inputs, sign: int) -> str:
 
 def call_of(name: str) -> Callable[[], None]:
     loss = getattr(losses, name)()
-    first, second = inputs_of(loss)(N, DIM)["random"]
-    first = first.clone().requires_grad_()
-    second = second.clone().requires_grad_() if second.is_floating_point() else second
+    given = inputs_of(loss)(N, DIM)["random"]
+    first, *others = (one.clone().requires_grad_(one.is_floating_point()) for one in given)
 
     def call() -> None:
         first.grad = None
-        loss(first, second).backward()
+        loss(first, *others).backward()
 
     return call
 
@@ -167,9 +172,10 @@ by `python benchmarks/losses.py page`.
 Values and gradients are measured with default arguments on {FEW} items of {DIM} dimensions (of {DIM} classes, where a
 loss takes logits). *perfect*: the two embeddings of an item are equal, and orthogonal to those of all others; a logit
 of {SURE:g} on the right class. *random*: drawn independently. *opposite*: the two embeddings of an item point in
-opposite directions; the {SURE:g} lies on a wrong class. *alike*: all embeddings are the same; all logits are. The
-gradient is the mean norm of an item's own, with respect to its embedding of norm 1 or its logits. The range is what
-{STEPS:,} steps of Adam find, down and up. Cost is loss and gradient for {N:,} items, over InfoNCE's, on one thread.
+opposite directions; the {SURE:g} lies on a wrong class. *alike*: all embeddings are the same; all logits are. A loss
+that takes one embedding an item gets the first of the two. The gradient is the mean norm of an item's own, with respect
+to its embedding of norm 1 or its logits. The range is what {STEPS:,} steps of Adam find, down and up. Cost is loss and
+gradient for {N:,} items, over InfoNCE's, on one thread.
 """
 
 

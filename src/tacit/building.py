@@ -22,6 +22,14 @@ ENCODERS = {
 }
 """The encoder of each size, where the learner does not call for another."""
 
+NAMED = {
+    "tiny": {"vit": {"embed_dim": 32, "num_layers": 2, "num_heads": 2}, "unet": {"width": 8}},
+    "small": {"unet": {"width": 16}},
+}
+"""What makes a network small that a learner calls for by name; the others are as they come."""
+
+READS = ("layer", "pool")
+"""Words of a preset that say what is read of the network."""
 
 PARTS = ("encoder", "classifier", "teacher")
 """Networks that a paper takes as given, by their agreed names."""
@@ -76,13 +84,14 @@ def build(
         return kind(**chosen)
 
 
-def learner_class(id: str) -> type[Learner]:
-    """The class with this id.
+def learner_class(id: str, name: str | None = None) -> type[Learner]:
+    """The class with this id; of several, the one of that name, or else the first.
 
     Raises:
         ArgumentError: there is none, or it is no learner; what to do instead is said.
     """
     entry = catalogue.find(id)
+    entry = next((one for one in catalogue.systems() if (one.id, one.name) == (id, name)), entry)
     loaded = entry.load()
     if not (isinstance(loaded, type) and issubclass(loaded, Learner)):
         here = f"{entry.module.rpartition('.')[0]}.{entry.name}"
@@ -91,13 +100,13 @@ def learner_class(id: str) -> type[Learner]:
 
 
 def encoder_config(kind: type[Learner], size: str) -> dict[str, Any]:
-    """The encoder for a learner: the `model` its preset calls for (patches for MAE), or the size's; and its `layer`."""
+    """The encoder for a learner: the `model` its preset calls for, or the size's, and what is read of it."""
     preset = kind.settings.get("small", {})
-    model, layer = preset.get("model"), preset.get("layer")
+    model, reads = preset.get("model"), {word: preset[word] for word in READS if word in preset}
     if model is None:
-        return dict(ENCODERS[size]) | ({"layer": layer} if layer else {})
-    small = {"embed_dim": 32, "num_layers": 2, "num_heads": 2} if size == "tiny" and model.startswith("vit") else {}
-    return {"name": model, **small}
+        return {**ENCODERS[size], **reads}
+    smaller = next((words for name, words in NAMED.get(size, {}).items() if model.startswith(name)), {})
+    return {"name": model, **smaller, **reads}
 
 
 def constructor_arguments(kind: type[Learner]) -> list[str]:
@@ -121,7 +130,9 @@ def describe_build(learner: Learner) -> dict[str, Any]:
         "encoder": getattr(encoder, "config", None),
         "arguments": dict(learner.arguments),
     }
-    return described | ({"parts": parts} if parts else {})
+    entries = [one.name for one in catalogue.systems() if one.id == described["system"]]
+    another = type(learner).__name__ in entries[1:]  # the first goes by the id alone
+    return described | ({"name": type(learner).__name__} if another else {}) | ({"parts": parts} if parts else {})
 
 
 def rebuild(described: Mapping[str, Any], encoder: nn.Module | None = None) -> Learner:
@@ -133,7 +144,7 @@ def rebuild(described: Mapping[str, Any], encoder: nn.Module | None = None) -> L
     id = described.get("system")
     if id is None:
         raise RunError("the run's learner is none of the catalogue's: build it yourself and load its model.safetensors")
-    kind = learner_class(id)
+    kind = learner_class(id, described.get("name"))
     arguments = dict(described["arguments"])
     if "encoder" in constructor_arguments(kind):
         if encoder is None and described.get("encoder") is None:

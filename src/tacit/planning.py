@@ -21,7 +21,7 @@ from tacit.embedding import embed
 from tacit.errors import DataError, RunError, expect
 from tacit.learner import Learner, encoder_of
 from tacit.nn import encoder as make_encoder
-from tacit.recipes import Change, Machine, Recipe, choose, recipe, with_change
+from tacit.recipes import Change, Machine, Recipe, choose, larger, recipe, with_change
 from tacit.runs import load_encoder
 from tacit.settings import LearnSettings
 from tacit.training import Callback, fit, held_out_count
@@ -112,7 +112,9 @@ class Plan:
         lines.append(f"model: {_network(self.recipe.encoder)}")
         lines.append(self._length())
         if self.steps and self.machine.device == "cpu":
-            lines.append("a GPU would change: resnet18 in place of the small network, and 30 minutes if none are given")
+            network = (self.recipe.encoder or {}).get("name", "")
+            change = f"{larger(network)} in place of {network}, and " if network and larger(network) != network else ""
+            lines.append(f"a GPU would change: {change}30 minutes if none are given")
         if self.recipe.changes:
             lines += ["changed from the paper's settings:", *(f"  {change}" for change in self.recipe.changes)]
         if self.state == "resume":

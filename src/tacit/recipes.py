@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from tacit.building import ENCODERS, closed_form, constructor_arguments, encoder_config, learner_class
+from tacit.building import ENCODERS, READS, closed_form, constructor_arguments, encoder_config, learner_class
 from tacit.errors import expect
 from tacit.learner import Learner
 
@@ -154,9 +154,15 @@ def _encoder(
         return {"name": model} | (ENCODERS["auto"] if model == ENCODERS["auto"]["name"] else {}) | shape
     config = encoder_config(kind, "auto")
     if machine.device == "cuda":
-        name = "vit-tiny" if config["name"].startswith("vit") else "resnet18"
-        config = {"name": name} | {key: config[key] for key in ("layer",) if key in config}
+        config = {"name": larger(config["name"])} | {key: config[key] for key in READS if key in config}
     return config | shape
+
+
+def larger(name: str) -> str:
+    """What a GPU takes in the place of the network that is made for a CPU."""
+    if name == "unet":
+        return name
+    return "vit-tiny" if name.startswith("vit") else "resnet18"
 
 
 def _changes(kind: type[Learner], here: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[Change, ...]:

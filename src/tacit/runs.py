@@ -22,6 +22,7 @@ from tacit.learner import HOLDERS, encoder_of, load_state
 from tacit.nn import encoder as make_encoder
 
 if TYPE_CHECKING:
+    from tacit.generating import Pictures
     from tacit.store import Hit, Items
 
 
@@ -61,6 +62,22 @@ class Run:
     def encoder(self) -> nn.Module:
         """The encoder with its weights, in eval mode: `run.encoder(run.encoder.prepare(images))`."""
         return load_encoder(self.folder, given=self._given)
+
+    @cached_property
+    def learner(self) -> nn.Module:
+        """The whole learner with its weights, in eval mode, where more than its encoder is wanted.
+
+        Raises:
+            RunError: the run holds an encoder alone, as `tacit embed` writes it, or a module of your own.
+        """
+        learner = rebuild(self.config.get("build", {}), self._given)
+        try:
+            load_state(learner, _state(self.folder))
+        except RuntimeError as error:
+            raise RunError(
+                f"run={str(self.folder)!r} holds an encoder alone: give the run in which it was trained"
+            ) from error
+        return learner.eval()
 
     @cached_property
     def items(self) -> Items:
@@ -123,6 +140,18 @@ class Run:
 
         return write_report(self.folder, thumbnails=thumbnails)
 
+    def generate(self, n: int = 16, **options: Any) -> Pictures:
+        """Draw new pictures with the run's diffusion model, and rebuild the report; options: `tacit.generating`'s."""
+        from tacit.generating import generate
+
+        return self._shown(generate(self.folder, self.learner, n, **options))
+
+    def restore(self, *images: str | Path, task: str, **options: Any) -> Pictures:
+        """Restore image files with the run's diffusion model, and rebuild the report; options: `tacit.generating`'s."""
+        from tacit.generating import restore
+
+        return self._shown(restore(self.folder, self.learner, images, task=task, **options))
+
     def export(self, to: str = "safetensors", path: str | Path | None = None) -> Path:
         """Write the encoder alone.
 
@@ -149,6 +178,12 @@ class Run:
     def push_to_hub(self, name: str, **options: Any) -> Any:
         """Publish the encoder on the Hugging Face hub, as `user/name`."""
         return self.encoder.push_to_hub(name, **options)  # type: ignore[operator]
+
+    def _shown(self, made: Pictures) -> Pictures:
+        """The report with the new contact sheet; a run without summary, as `tacit.fit` leaves it, has none."""
+        if (self.folder / "summary.json").exists() and made.folder.parent == self.folder / "generated":
+            self.report()
+        return made
 
     def _vector_of(self, query: Any) -> np.ndarray:
         if isinstance(query, int | np.integer):

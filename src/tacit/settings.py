@@ -39,7 +39,7 @@ ALIASES = {"learning_rate": "lr", "output_dir": "out", "max_epochs": "epochs"}
 LENGTHS = ("epochs", "max_steps", "minutes")
 """Three ways to say how long; at most one of them is given."""
 
-MODELS = ("auto", "resnet8", "resnet18", "resnet34", "resnet50", "vit-micro", "vit-tiny", "vit-small")
+MODELS = ("auto", "resnet8", "resnet18", "resnet34", "resnet50", "vit-micro", "vit-tiny", "vit-small", "unet")
 """Encoders by name; `timm:NAME` and `hf:NAME` are taken beside them."""
 
 NUMBERS = (

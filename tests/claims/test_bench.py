@@ -214,3 +214,23 @@ def test_what_tuning_draws_wins_over_what_the_claim_says():
     drawn = weights({"toy": {"lr": 0.5}}, 0.01)
     assert drawn == weights({}, 0.5)
     assert drawn != weights({}, 0.01)
+
+
+def test_factors_compare_the_spread_of_the_levels_means_and_record_the_analysis_of_variance():
+    views, algorithms = {"crop": 0.1, "colour": 0.3}, {"a": 0.0, "b": 0.02, "c": 0.01}
+
+    def score(trial, view, algorithm):
+        return views[view] + algorithms[algorithm] + 0.001 * trial.seed
+
+    found = bench().factors(score, factors={"views": list(views), "algorithm": list(algorithms)})
+    assert found.effects == pytest.approx([np.std([0.1, 0.3], ddof=1) - np.std([0, 0.02, 0.01], ddof=1)] * 5)
+    assert found.verdict == "holds"
+    assert found.values[2] == pytest.approx([0.102, 0.122, 0.112, 0.302, 0.322, 0.312])
+    shares = {row["name"]: row["share"] for row in found.details["anova"]}
+    assert shares["views"] > 0.98 > 0.02 > shares["algorithm"]
+    twice = bench().factors(
+        lambda trial, algorithm, view: score(trial, view, algorithm),
+        factors={"algorithm": list(algorithms), "views": list(views)},
+        ratio=2.0,
+    )
+    assert twice.verdict == "fails"

@@ -15,7 +15,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from selection import ROOT, chosen
 
-from tacit.building import build, constructor_arguments
+from tacit.building import READS, build, constructor_arguments
 from tacit.catalogue import find
 from tacit.claims._found import find_claims
 from tacit.claims._marks import Claim, Property
@@ -133,7 +133,7 @@ def test_it_has_a_test_of_its_own(entry):
 @each(LEARNERS)
 def test_its_settings_are_words_that_fit_or_the_constructor_knows(entry):
     kind = entry.load()
-    known = {*inspect.signature(fit).parameters, *constructor_arguments(kind), "model", "layer"}
+    known = {*inspect.signature(fit).parameters, *constructor_arguments(kind), "model", *READS}
     for preset, values in kind.settings.items():
         unknown = set(values) - known
         assert not unknown, f"{entry.id}: settings[{preset!r}]: neither fit nor the constructor takes {unknown}"
@@ -281,7 +281,8 @@ def test_a_function_says_what_it_takes_and_gives(entry):
         assert hasattr(function, "sample") or hasattr(function, "restore"), f"{entry.id}: neither sample nor restore"
         function = function.__init__
     hints = function.__annotations__
-    named = [name for name in inspect.signature(function).parameters if not name.startswith("_")]
+    names = inspect.signature(function).parameters
+    named = [name for name in names if not name.startswith("_") and name != "self"]
     untyped = [name for name in named if name not in hints]
     assert not untyped, f"{entry.id}: {entry.name} does not say the types of {untyped}"
     assert "return" in hints, f"{entry.id}: {entry.name} does not say what it returns"

@@ -79,7 +79,7 @@ def test_the_range_of_nt_xent_is_found(page, monkeypatch):
     assert float(page.reach(losses.NTXent(), inputs, 1).split(",")[0]) == pytest.approx(lowest, rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["InfoNCE", "NTXent", *(entry.name for entry in CATALOGUE)])
+@pytest.mark.parametrize("name", ["InfoNCE", "NTXent", "KoLeoLoss", *(entry.name for entry in CATALOGUE)])
 def test_the_page_has_every_loss_with_formula_cost_and_reference_check(page, name):
     """`python benchmarks/losses.py cost` and then `page` write what is missing."""
     written = (ROOT / "docs/losses.md").read_text()

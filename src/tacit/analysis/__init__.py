@@ -4,5 +4,7 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submod_attrs={},
+    submod_attrs={
+        "_augs_vs_algorithms": ["FactorStudy", "SSLTemplate", "factor_study"],
+    },
 )

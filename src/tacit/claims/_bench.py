@@ -274,6 +274,44 @@ class Bench:
         details = {**self._details(setting), "over": [str(point) for point in points], "shape": shape}
         return Comparison(effects, margin, "curve", values, others, baseline, details)
 
+    def factors(
+        self,
+        function: Callable[..., float],
+        *,
+        factors: Mapping[str, Sequence[str]],
+        ratio: float = 1.0,
+        setting: str = "",
+    ) -> Comparison:
+        """A score under all combinations of two factors; the first is claimed to move it more than the second.
+
+        The effect of a seed is the standard deviation of the mean scores of the first factor's levels, minus `ratio`
+        times that of the second's. The record holds the analysis of variance over all seeds.
+
+        Args:
+            function: (trial, level of the first, level of the second) -> score.
+            factors: name -> levels; two of them, with at least two levels each (two at smoke).
+            ratio: how many times as much the first is claimed to move the score.
+        """
+        from tacit.evaluate import two_way_anova
+
+        expect("factors", list(factors), len(factors) == 2, "two factors")
+        (one, two), most = factors, 2 if self.budget == "smoke" else None
+        first, second = (list(levels)[:most] for levels in factors.values())
+        expect("factors", [first, second], min(len(first), len(second)) >= 2, "at least two levels each")
+
+        def grid(trial: Trial) -> list[Any]:
+            return [[float(function(trial, a, b)) for a in first for b in second]]
+
+        found = self._over_seeds(grid, ["factors", one, two, first, second])
+        values = [cells for (cells,) in found]
+        scores = np.asarray(values).reshape(len(values), len(first), len(second))
+        effects = [float(spread(cells.mean(1)) - ratio * spread(cells.mean(0))) for cells in scores]
+        said = {
+            "factors": {one: first, two: second},
+            "anova": [_finite(vars(source)) for source in two_way_anova(scores.transpose(1, 2, 0), (one, two))],
+        }
+        return Comparison(effects, 0.0, "factors", values, details={**self._details(setting), **said, "ratio": ratio})
+
     def equal(self, function: Callable[[Trial], Any], *, tolerance: float, setting: str = "") -> Comparison:
         """A theorem checked numerically: trial -> (measured, expected), numbers or arrays, equal up to `tolerance`."""
 
@@ -458,6 +496,16 @@ def shape_of(shape: str, scores: Sequence[float], others: Sequence[float] = ()) 
         return float(tau if shape == "rises" else -tau)
     gaps = [a - b for a, b in zip(scores, others, strict=True)]
     return {"above": min(gaps), "gap_shrinks": gaps[0] - gaps[-1], "gap_grows": gaps[-1] - gaps[0]}[shape]
+
+
+def _finite(said: Mapping[str, Any]) -> dict[str, Any]:
+    """As JSON can hold it: a number that is none is null."""
+    return {name: None if value != value else value for name, value in said.items()}
+
+
+def spread(means: np.ndarray) -> float:
+    """Standard deviation of the means of a factor's levels, which does not grow with their number as the range does."""
+    return float(np.std(means, ddof=1))
 
 
 def paired_times(ours: Callable[[], Any], theirs: Callable[[], Any], *, repetitions: int) -> list[tuple[float, float]]:

@@ -12,7 +12,7 @@ import numpy as np
 from tacit.errors import expect, unknown
 
 Verdict = Literal["holds", "fails", "unclear"]
-Kind = Literal["better", "not worse", "above", "correlation", "curve", "speed", "memory", "equal", "bound"]
+Kind = Literal["better", "not worse", "above", "correlation", "curve", "factors", "speed", "memory", "equal", "bound"]
 
 EXACT = ("equal", "bound")
 KINDS = get_args(Kind)
@@ -25,7 +25,7 @@ class Comparison:
     | kind | effect of a seed | holds if |
     |---|---|---|
     | better, not worse | score minus the baseline's | the 95 % interval of the mean lies above the margin |
-    | above, correlation, curve | the number itself | the same |
+    | above, correlation, curve, factors | the number itself | the same |
     | memory | the baseline's peak over ours | the same |
     | speed | the baseline's time over ours, one effect a repetition | the 95 % interval of the median lies above |
     | equal, bound | largest deviation, or excess over the bound | none is above the margin, which is the tolerance |
@@ -34,7 +34,7 @@ class Comparison:
         effects: one a seed (a repetition, for speed).
         margin: 0 for better-by claims without a size, -0.02 for not-worse-by 0.02.
         kind: of the table above.
-        values: what was measured of the system, by seed: numbers, or a list of them for a curve.
+        values: what was measured of the system, by seed: numbers, or a list of them for a curve or a grid.
         baseline_values: the same of the baseline, if there is one.
         baseline: its id, or what it is in words.
         details: more for the record: the setting in words, forward passes a step.

@@ -15,6 +15,8 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 FLOORS = ("nn", "views", "losses", "data", "evaluate")
 """Shared parts that count by their code. The engines of training and claims count by the integer below."""
+NAMES = ROOT / "nn" / "_build.py"
+"""Encoders by name: part of the engine like building.py, or each new encoder would make old records stale."""
 ENGINE = 1
 """Raised by hand when a change in training or claims moves results."""
 UNHASHED = ("says", "reported", "proxy")
@@ -82,7 +84,7 @@ def _files(parts: list[str], names: list[str]) -> Iterator[Path]:
         yield place.with_suffix(".py")
     elif place.is_dir():
         homes = _homes(place / "__init__.py")
-        yield from (homes[name] for name in names if name in homes)
+        yield from (homes[name] for name in names if name in homes and homes[name] != NAMES)
 
 
 @cache

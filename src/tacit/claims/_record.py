@@ -25,7 +25,7 @@ class Record:
     """ID/function."""
     level: str
     kind: str
-    """Kind of comparison: better, not worse, above, correlation, curve, speed, memory, equal or bound."""
+    """Kind of comparison: better, not worse, above, correlation, curve, factors, speed, memory, equal or bound."""
     proxy: str | None
     verdict: Verdict
     effect: float

@@ -13,7 +13,7 @@ from tacit.claims._found import Found, find_claims
 from tacit.claims._hashes import ROOT
 from tacit.claims._marks import Claim
 from tacit.claims._record import Record, read_records
-from tacit.claims._words import baseline_of, effect_words, passes_words, scores_words, steps_words
+from tacit.claims._words import anova_rows, baseline_of, effect_words, passes_words, scores_words, steps_words
 
 HEAD = """# Evidence: does each method do what its paper says?
 
@@ -65,6 +65,7 @@ def evidence_page(records: Path, *, at: Path = Path("docs")) -> str:
         HEAD,
         _counts(known),
         *(_area(area, [one for one in known if one.found.entry.area == area], at) for area in areas),
+        _anova(known),
         _gone(records, {one.found.id for one in known}),
         _properties([found for found in every if not isinstance(found.mark, Claim)]),
         _sure(),
@@ -173,6 +174,17 @@ def _link(found: Found, at: Path) -> str:
 
 
 # the rest -------------------------------------------------------------------------------------------------------------
+
+
+def _anova(known: Sequence[Standing]) -> str:
+    """The analyses of variance behind factorial claims."""
+    parts = []
+    for one in known:
+        rows = anova_rows(one.shown) if one.shown is not None else []
+        if rows:
+            titles = _row("source of variance", "degrees of freedom", "share", "F", "p"), _rule(5)
+            parts += [f"### `{one.found.id}`", "", *titles, *(_row(*cells) for cells in rows), ""]
+    return "\n".join(["## Analyses of variance", "", *parts]) if parts else ""
 
 
 def _gone(folder: Path, known: set[str]) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tacit.claims._data import Data, Part, Unseen
-from tacit.errors import ArgumentError, expect
+from tacit.errors import ArgumentError, expect, unknown
 from tacit.learner import encoder_of
 
 C = TypeVar("C")
@@ -72,11 +72,29 @@ class Trial:
         return train, unseen
 
     def build(self, system: str | type, part: Part, **arguments: Any) -> Any:
-        """A learner with the small encoder and all parts of agreed names, its weights drawn by the seed."""
+        """A learner with the small encoder and all parts of agreed names, its weights drawn by the seed.
+
+        Args:
+            system: id of a learner, or its class.
+            part: what it will be trained on.
+            arguments: of its constructor; `encoder` may be a module, or a config such as
+                `{"name": "resnet8", "width": 32}`.
+        """
         from tacit.building import build
 
-        kind = _learner(system)
+        kind, encoder = _learner(system), arguments.get("encoder")
+        if isinstance(encoder, Mapping):
+            arguments["encoder"] = self.encoder(encoder, part)
         return build(kind, part.description, "small", arguments=arguments, seed=self.seed)
+
+    def encoder(self, config: Mapping[str, Any], part: Part) -> nn.Module:
+        """An encoder by its config, its weights drawn by the seed, for the images of the part."""
+        from tacit.nn import encoder
+
+        shape = {"image_size": part.description["image_size"], "in_channels": part.description["channels"]}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return encoder(**shape, **config)
 
     def fit(self, learner: Any, data: Part | Any, **training: Any) -> Any:
         """Train in place by `tacit.fit` and hand back: the learner's small preset, the claim's steps, the seed.
@@ -152,6 +170,21 @@ class Trial:
         with torch.no_grad():
             found = [module(prepared(module, batch.to(self.device))).float().cpu() for batch in x.split(batch_size)]
         return torch.cat(found)
+
+    def probe(self, encoder: nn.Module, train: Part, unseen: Unseen, by: str = "linear_probe") -> float:
+        """Accuracy on the unseen items of a linear probe, or k-NN (`"knn"`), fitted to the encoder's features.
+
+        Args:
+            encoder: x -> features, as `Bench.compare` takes them.
+            train: items with labels that the probe is fitted to.
+            unseen: what scores, once.
+            by: `linear_probe` or `knn`.
+        """
+        from tacit.claims._scores import OF_FEATURES, score_features
+
+        if by not in OF_FEATURES:
+            raise unknown("by", by, OF_FEATURES)
+        return score_features(encoder, train, unseen, by)
 
     def check(self, n_numbers: int) -> None:
         """Refuse what would not be fair: more looks at the test labels than results, unequal numbers of candidates."""

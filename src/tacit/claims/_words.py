@@ -61,6 +61,8 @@ def scores_words(record: Record) -> str:
     """
     if record.kind in EXACT:
         return ""
+    if record.kind == "factors":
+        return _levels(record)
     units: dict[str, Callable[[float], str]] = {"speed": _seconds, "memory": _bytes, "curve": short}
     digits = _digits(record.interval[1] - record.interval[0])
     unit = units.get(record.kind, lambda mean: _fixed(mean, digits))
@@ -152,11 +154,37 @@ def _claimed(record: Record) -> str:
     if record.kind == "curve":
         shape = SHAPES[record.details.get("shape", "rises")].format(baseline=name or "the baseline")
         return shape + (f", by more than {margin}" if record.margin else "")
+    if record.kind == "factors":
+        (first, second), ratio = record.details["factors"], record.details.get("ratio", 1)
+        return f"{first} moves the score more than " + (
+            f"{short(ratio)} times as much as {second}" if ratio != 1 else second
+        )
     if record.kind == "equal":
         return f"both sides are equal up to {margin}"
     if record.kind == "bound":
         return "the bound is never exceeded" + (f" by more than {margin}" if record.margin else "")
     return f"the {'rank correlation' if record.kind == 'correlation' else 'number'} lies above {margin}"
+
+
+def anova_rows(record: Record) -> list[list[str]]:
+    """The analysis of variance as cells: source, degrees of freedom, share of the variance, F and p."""
+    return [
+        [row["name"], str(row["degrees"]), f"{100 * row['share']:.1f} %"]
+        + (["", ""] if row["f"] is None else [short(row["f"]), f"{row['p']:.1g}"])
+        for row in record.details.get("anova", [])
+    ]
+
+
+def _levels(record: Record) -> str:
+    """The mean score of each level of each factor."""
+    first, second = record.details["factors"].values()
+    cells = _means(record.values)
+    rows = [cells[i * len(second) : (i + 1) * len(second)] for i in range(len(first))]
+    means = [sum(row) / len(row) for row in rows], [sum(column) / len(column) for column in zip(*rows, strict=True)]
+    return "; ".join(
+        f"{name}: " + ", ".join(f"{level} {short(mean)}" for level, mean in zip(levels, found, strict=True))
+        for (name, levels), found in zip(record.details["factors"].items(), means, strict=True)
+    )
 
 
 def _means(side: Sequence[Any]) -> list[float]:

@@ -13,7 +13,7 @@ import yaml
 
 from tacit import catalogue
 from tacit._version import __version__
-from tacit.cli import _claims
+from tacit.cli import _claims, _generate
 from tacit.cli import _show as show
 from tacit.cli._machine import get_ready
 from tacit.cli._options import scalar, settings_given, takes_settings
@@ -288,6 +288,10 @@ def export(
     with show.aside(as_json):
         path = _load(run, threads).export(to=to, path=out)
     _answer_with_path("path", path, as_json)
+
+
+app.command(epilog=_examples(*_generate.GENERATE_EXAMPLES))(_generate.generate)
+app.command(epilog=_examples(*_generate.RESTORE_EXAMPLES))(_generate.restore)
 
 
 @app.command(epilog=_examples("tacit systems --area pretrain", "tacit systems --modality image --json"))

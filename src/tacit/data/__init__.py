@@ -11,10 +11,13 @@ from tacit.data._images import read_image
 from tacit.data._ledger import Ledger, Use
 from tacit.data._named import drawn_order, load_named, named, names, resize
 from tacit.data._open import Skipped, Source, open, write_skipped
+from tacit.data._rooms import rooms
+from tacit.data._scenes import OBJECT_COLUMNS, scenes
 from tacit.data._stand_ins import stand_in
 from tacit.data._toys import fractals, gaussian_mixture, shapes, signals, two_view_latents
 
 __all__ = [
+    "OBJECT_COLUMNS",
     "Column",
     "Dataset",
     "Drawn",
@@ -41,6 +44,8 @@ __all__ = [
     "open",
     "read_image",
     "resize",
+    "rooms",
+    "scenes",
     "shapes",
     "signals",
     "stand_in",

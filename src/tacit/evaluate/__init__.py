@@ -1,11 +1,14 @@
 """Measures that everyone uses: k-NN, probes, spectra, the sphere, neighbourhoods, clusterings; with intervals."""
 
 from tacit.evaluate._agreement import neighbour_stability, view_retrieval
+from tacit.evaluate._anova import two_way_anova
 from tacit.evaluate._clustering import ami, ari, clustering_accuracy, nmi
+from tacit.evaluate._dense import dense_features, mean_iou, segmentation_probe
 from tacit.evaluate._estimates import Estimate, Score, mean_interval, wilson
 from tacit.evaluate._knn import knn_accuracy, knn_predict
 from tacit.evaluate._linear import linear_probe
 from tacit.evaluate._neighbours import approximate_neighbours, neighbours
+from tacit.evaluate._restoration import psnr, ssim
 from tacit.evaluate._spectrum import effective_rank, rankme
 from tacit.evaluate._sphere import alignment, uniformity
 
@@ -17,15 +20,21 @@ __all__ = [
     "approximate_neighbours",
     "ari",
     "clustering_accuracy",
+    "dense_features",
     "effective_rank",
     "knn_accuracy",
     "knn_predict",
     "linear_probe",
     "mean_interval",
+    "mean_iou",
     "neighbour_stability",
     "neighbours",
     "nmi",
+    "psnr",
     "rankme",
+    "segmentation_probe",
+    "ssim",
+    "two_way_anova",
     "uniformity",
     "view_retrieval",
     "wilson",

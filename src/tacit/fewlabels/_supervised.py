@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tacit.catalogue import system
 from tacit.claims import checked
+from tacit.embedding import prepared
 from tacit.learner import Learner
 
 
@@ -40,14 +41,8 @@ class Supervised(Learner):
         self.classifier, self.views, self.criterion = classifier, views, criterion
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        logits = self.classifier(self._input(x))
+        logits = self.classifier(prepared(self.classifier, x) if self.views is None else self.views(x))
         return F.cross_entropy(logits, y) if self.criterion is None else self.criterion(logits, y)
-
-    def _input(self, x: Tensor) -> Tensor:
-        if self.views is not None:
-            return self.views(x)
-        prepare = getattr(self.classifier, "prepare", None)
-        return x if prepare is None else prepare(x)
 
 
 @checked("logits that are all alike cost log(n_classes)", tolerance=1e-6)

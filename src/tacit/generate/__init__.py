@@ -5,6 +5,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "_autoencoder": ["Autoencoder"],
+        "_freedom": ["FreeDoM"],
+        "_mpgd": ["MPGD"],
+        "_bigan": ["BiGAN"],
         "_dcgan": ["DCGAN"],
+        "_ddpm": ["DDPM", "ConditionalDDPM", "guided"],
     },
 )

@@ -4,9 +4,22 @@ from typing import Any
 
 from tacit.catalogue import systems
 from tacit.losses._contrastive import InfoNCE, NTXent, info_nce, nt_xent, pair_similarity
+from tacit.losses._dino import dino_loss, masked_patch_loss
+from tacit.losses._koleo import KoLeoLoss, koleo_loss
 from tacit.losses._similarity import similarity_logsumexp
 
-__all__ = ["InfoNCE", "NTXent", "info_nce", "nt_xent", "pair_similarity", "similarity_logsumexp"]
+__all__ = [
+    "InfoNCE",
+    "KoLeoLoss",
+    "NTXent",
+    "dino_loss",
+    "info_nce",
+    "koleo_loss",
+    "masked_patch_loss",
+    "nt_xent",
+    "pair_similarity",
+    "similarity_logsumexp",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,38 +1,83 @@
 """Encoders, heads and the other parts that systems share."""
 
 from tacit.nn._adapters import TimmEncoder, TransformersEncoder
+from tacit.nn._bank import MemoryBank
 from tacit.nn._build import encoder
+from tacit.nn._centering import Centering, rising
 from tacit.nn._classifier import Classifier
 from tacit.nn._conv4 import Conv4
+from tacit.nn._crops import encode_crops
+from tacit.nn._decoder import CrossAttention, DecoderBlock
+from tacit.nn._diffusion import Diffusion
+from tacit.nn._dino_head import DINOHead
 from tacit.nn._distributed import gather, rank, world_size
 from tacit.nn._encoder import ImageEncoder
+from tacit.nn._energies import ClassifierEnergy, Energy, LikenessEnergy, MeasurementEnergy
 from tacit.nn._heads import mlp
+from tacit.nn._masks import block_masks, encode_masked, mask_counts, random_masks
 from tacit.nn._momentum import Momentum
+from tacit.nn._operators import (
+    Colorization,
+    Deblurring,
+    Inpainting,
+    LinearOperator,
+    RandomProjection,
+    SuperResolution,
+    gaussian_kernel,
+)
 from tacit.nn._prototypes import Prototypes
 from tacit.nn._queue import Queue
 from tacit.nn._resnet import ResNet
 from tacit.nn._sinkhorn import sinkhorn
+from tacit.nn._sorting import relaxed_sort, relaxed_top_k
+from tacit.nn._unet import UNet
 from tacit.nn._vit import Attention, Block, ViT, initialize_linear, patchify, sincos_positions, unpatchify
 
 __all__ = [
     "Attention",
     "Block",
+    "Centering",
     "Classifier",
+    "ClassifierEnergy",
+    "Colorization",
     "Conv4",
+    "CrossAttention",
+    "DINOHead",
+    "Deblurring",
+    "DecoderBlock",
+    "Diffusion",
+    "Energy",
     "ImageEncoder",
+    "Inpainting",
+    "LikenessEnergy",
+    "LinearOperator",
+    "MeasurementEnergy",
+    "MemoryBank",
     "Momentum",
     "Prototypes",
     "Queue",
+    "RandomProjection",
     "ResNet",
+    "SuperResolution",
     "TimmEncoder",
     "TransformersEncoder",
+    "UNet",
     "ViT",
+    "block_masks",
+    "encode_crops",
+    "encode_masked",
     "encoder",
     "gather",
+    "gaussian_kernel",
     "initialize_linear",
+    "mask_counts",
     "mlp",
     "patchify",
+    "random_masks",
     "rank",
+    "relaxed_sort",
+    "relaxed_top_k",
+    "rising",
     "sincos_positions",
     "sinkhorn",
     "unpatchify",

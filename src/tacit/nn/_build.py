@@ -11,6 +11,7 @@ from tacit.nn._adapters import TimmEncoder, TransformersEncoder
 from tacit.nn._conv4 import Conv4
 from tacit.nn._encoder import ImageEncoder
 from tacit.nn._resnet import BLOCKS, ResNet
+from tacit.nn._unet import UNet
 from tacit.nn._vit import SIZES, ViT
 
 
@@ -18,10 +19,10 @@ def encoder(name: str, **config: Any) -> ImageEncoder:
     """An image encoder by its name, with random weights; `encoder(**other.config)` is the same network as `other`.
 
     Args:
-        name: `"resnet8"` (width 16), `"resnet18"`, `"resnet34"`, `"resnet50"`; `"conv4"`; `"vit"`, `"vit-micro"`,
-            `"vit-tiny"`, `"vit-small"`; or `"timm:NAME"`, `"hf:NAME"`, which bring their weights unless
-            `pretrained=False`.
-        config: arguments of `ResNet`, `Conv4`, `ViT`, `TimmEncoder` or `TransformersEncoder`.
+        name: `"resnet8"` (width 16), `"resnet18"`, `"resnet34"`, `"resnet50"`; `"conv4"`; `"unet"`; `"vit"`,
+            `"vit-micro"`, `"vit-tiny"`, `"vit-small"`; or `"timm:NAME"`, `"hf:NAME"`, which bring their weights
+            unless `pretrained=False`.
+        config: arguments of `ResNet`, `Conv4`, `UNet`, `ViT`, `TimmEncoder` or `TransformersEncoder`.
 
     Raises:
         ArgumentError: an unknown name or argument; the nearest is suggested.
@@ -44,11 +45,11 @@ def _builder(name: str) -> tuple[Callable[..., ImageEncoder], dict[str, Any]]:
     depths["resnet8"]["width"] = 16
     if name in depths:
         return ResNet, depths[name]
-    if name == "conv4":
-        return Conv4, {}
+    if name in ("conv4", "unet"):
+        return (Conv4 if name == "conv4" else UNet), {}
     if name in ("vit", *SIZES):
         return ViT, dict(SIZES.get(name, {}))
     library, _, inner = name.partition(":")
     if inner and library in ("timm", "hf"):
         return (TimmEncoder if library == "timm" else TransformersEncoder), {"source": inner}
-    raise unknown("model", name, (*depths, "conv4", "vit", *SIZES, "timm:NAME", "hf:NAME"))
+    raise unknown("model", name, (*depths, "conv4", "unet", "vit", *SIZES, "timm:NAME", "hf:NAME"))

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
         "_card": ["write_card"],
+        "_contact_sheet": ["as_picture", "contact_sheet"],
         "_clusters": ["Clusters", "find_clusters"],
         "_duplicates": ["DuplicateGroup", "near_duplicates"],
         "_map": ["neighbour_map"],

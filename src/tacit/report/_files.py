@@ -46,7 +46,7 @@ def read_run(folder: str | Path) -> Run:
         RunError: no run, one that is not finished, or one that a newer tacit wrote.
     """
     folder = Path(folder)
-    summary = _json(folder / "summary.json")
+    summary = read_json(folder / "summary.json")
     if summary is None:
         raise RunError(
             f"{folder}: holds no summary.json; expected a run folder that `tacit learn` or `tacit embed` finished"
@@ -59,7 +59,7 @@ def read_run(folder: str | Path) -> Run:
     lines = list(_lines(folder / "metrics.jsonl"))
     return Run(
         folder=folder,
-        config=_json(folder / "config.json") or {},
+        config=read_json(folder / "config.json") or {},
         summary=summary,
         metrics=_by_step(line for line in lines if "event" not in line and not line.get("look")),
         looks=_by_step(line for line in lines if "event" not in line and line.get("look")),
@@ -122,7 +122,8 @@ def listed(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A file's JSON object, None where there is no file, or RunError."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

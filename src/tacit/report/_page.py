@@ -1,7 +1,8 @@
 """report.html: one self-contained page about a run, made from the run's files alone.
 
-It is made from config.json, metrics.jsonl, summary.json, skipped.csv and items.lance; nothing is computed from the data
-or the encoder again. Whatever is missing is said to be missing, so that a page comes out of every run.
+It is made from config.json, metrics.jsonl, summary.json, skipped.csv, items.lance and the contact sheets in generated/;
+nothing is computed from the data or the encoder again. Whatever is missing is said to be missing, so that a page comes
+out of every run.
 
 summary.json, format 1. Every key but `format` may be absent; a *measure* is `{"value", "low", "high"}` or a number.
 
@@ -52,6 +53,7 @@ from tacit.errors import RunError
 from tacit.report import _words as words
 from tacit.report._curves import charts, word_strip
 from tacit.report._files import Run, listed, measure, number, open_items, part, read_run, whole
+from tacit.report._generated import generated
 from tacit.report._pictures import data_uri, snippet
 from tacit.report._points import colour, points
 from tacit.store import Items
@@ -163,6 +165,7 @@ def view(run: Run, items: Items, budget: Budget) -> dict[str, Any]:
         "untypical": gallery.all(untypical),
         "examples": _pictured(examples, gallery),
         "labels": [_label_set(label, summary) for label in listed(summary.get("labels")) if isinstance(label, Mapping)],
+        "generated": generated(run.folder, pictures=budget.sprites > 0),
         "charts": charts(run),
         "strip": word_strip(run.looks),
         "about": words.tidy(part(summary, "method").get("summary") or "", 600),

@@ -1,8 +1,12 @@
-"""Restoring what was lost: inpainting, super-resolution, deblurring. One file per system; each loads when it is first named."""
+"""Restoring what was lost: inpainting, super-resolution, deblurring. One file per system; each loads
+when it is first named.
+"""
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    submod_attrs={},
+    submod_attrs={
+        "_ddnm": ["DDNM"],
+    },
 )

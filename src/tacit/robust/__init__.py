@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_bonsai_rfc": ["rich_feature_construction"],
         "_comp_sum_losses": ["CompSumLoss", "SmoothAdversarialCompSum", "comp_sum_loss"],
         "_pgd": ["PGDTraining", "pgd_attack", "robust_accuracy"],
+        "_sla": ["SelfSupervisedLabelAugmentation"],
         "_trades": ["TRADES"],
     },
 )

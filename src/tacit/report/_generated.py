@@ -1,0 +1,57 @@
+"""Pictures that were made with a run: what lies in its folder `generated`, read with mistrust."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+from tacit.errors import RunError
+from tacit.report import _words as words
+from tacit.report._files import listed, part, read_json
+
+FOLDER, SHEET, MADE = "generated", "contact-sheet.png", "made.json"
+SHOWN = 12
+"""Contact sheets on the page, the newest."""
+LARGEST_SIDE, LARGEST_BYTES = 4096, 600_000
+
+
+def generated(run_folder: Path, *, pictures: bool = True) -> list[dict[str, Any]]:
+    """For each contact sheet, the newest first: name, when, what (a sentence), lines, src (data URI), width, height."""
+    folder = run_folder / FOLDER
+    places = [place for place in folder.iterdir() if (place / MADE).is_file()] if folder.is_dir() else []
+    newest = sorted(places, key=lambda place: (place / MADE).stat().st_mtime, reverse=True)[:SHOWN]
+    return [_one(place, pictures) for place in newest]
+
+
+def _one(place: Path, pictures: bool) -> dict[str, Any]:
+    try:
+        made = part(read_json(place / MADE))
+    except RunError:
+        made = {}
+    found = {
+        "name": words.tidy(place.name, 80),
+        "at": words.moment(made["at"]) if made.get("at") else "",
+        "what": words.tidy(made.get("what") or "", 300),
+        "lines": [words.tidy(line, 300) for line in listed(made.get("lines"))[:20]],
+    }
+    return found | (_picture(place / SHEET) if pictures else {})
+
+
+def _picture(path: Path) -> dict[str, Any]:
+    """The sheet, decoded and written anew, so that nothing but pixels gets into the page; none if it is too large."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=("PNG",)) as sheet:
+            if max(sheet.size) > LARGEST_SIDE:
+                return {}
+            buffer = io.BytesIO()
+            sheet.convert("RGB").save(buffer, "PNG", optimize=True)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return {}
+    if buffer.tell() > LARGEST_BYTES:
+        return {}
+    uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return {"src": uri, "width": sheet.size[0], "height": sheet.size[1]}
