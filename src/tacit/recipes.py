@@ -121,6 +121,8 @@ def recipe(
     limits = {
         "n_components": (min(n, _columns(description)), "no more directions than items or columns"),
         "queue_size": (max(n // 2, 1), "else items would meet their own older keys"),
+        "n_prototypes": (max(n, 2), f"{n:,} items cannot use more of them evenly"),
+        "n_words": (max(n, 2), f"{n:,} items give no more of them"),
     }
     if not closed_form(kind):
         limits["batch_size"] = (n, f"there are {n:,} items")

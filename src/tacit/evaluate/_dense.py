@@ -57,8 +57,9 @@ def segmentation_probe(
     """Mean IoU of one linear classifier for all tokens, over all pixels of the test masks.
 
     Training: multinomial logistic regression on standardised tokens, in which a token's target is the share of each
-    class among the pixels of its cell, so that no small shape is lost to a majority. Test: logits, upsampled bilinearly
-    to the size of the mask, decide for each pixel.
+    class among the pixels of its cell, so that no small shape is lost to a majority, and in which every class weighs
+    the same, as it does in the mean IoU. (Unweighted, most classes are never predicted where features are weak, and the
+    score falls with more labels.) Test: logits, upsampled bilinearly to the size of the mask, decide for each pixel.
 
     The L2 penalty is the one of `DECAYS` that does best on a fifth of the training images (1e-3 with fewer than five);
     then all of them are fitted with it. The test set is looked at once.
@@ -89,7 +90,7 @@ def segmentation_probe(
     expect("train_masks", f"{present} classes", present >= 2, "at least two classes")
     flat, flat_new = standardised(x.flatten(0, 2), new.flatten(0, 2))
     x, new = flat.view(x.shape), flat_new.view(new.shape)
-    targets = _shares(y, x.shape[1:3], n_classes)
+    targets = _balanced(_shares(y, x.shape[1:3], n_classes))
     probe = _fit(x, targets, _choose_decay(x, y, targets, seed))
     counts = _confusions(probe, new, new_y, n_classes)
     left_out = [_mean_iou(counts.sum(0) - counts[part].sum(0)) for part in blocks(len(counts)) if len(counts) > 1]
@@ -143,7 +144,7 @@ def _fit(x: Tensor, targets: Tensor, decay: float, start: Tensor | None = None) 
 
     Args:
         x: (n, h, w, d).
-        targets: (n, h, w, k) shares that add up to 1, or are all 0 where nothing is known.
+        targets: (n, h, w, k), 0 or more, whose sum stands for the number of tokens in the mean.
     """
     x, targets = x.flatten(0, 2), targets.flatten(0, 2)
     weights = x.new_zeros(x.shape[1] + 1, targets.shape[1]) if start is None else start.clone()
@@ -193,6 +194,13 @@ def _shares(y: Tensor, grid: torch.Size, n_classes: int) -> Tensor:
         cells = F.adaptive_avg_pool2d(known.float(), (grid[0], grid[1]))
         found.append((cells / cells.sum(1, keepdim=True).clamp(min=1e-12)).permute(0, 2, 3, 1))
     return torch.cat(found)
+
+
+def _balanced(shares: Tensor) -> Tensor:
+    """The shares, weighted so that each class that is there has the same sum, and all together what they had."""
+    there = shares.sum((0, 1, 2), dtype=torch.float64)
+    weights = there.sum() / ((there > 0).sum() * there.clamp(min=1e-12))
+    return shares * weights.to(shares)
 
 
 # Counting -------------------------------------------------------------------------------------------------------------
