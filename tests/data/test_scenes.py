@@ -54,8 +54,8 @@ def test_mask_and_instance_are_what_the_objects_say():
     assert differing <= 3  # pixels whose centre lies on an edge
     classes = np.concatenate([np.zeros((12, 1)), found["class"]], axis=1)
     for i in range(12):
-        np.testing.assert_array_equal(data["mask"][i], classes[i][data["instance"][i]])
-        areas = [(data["mask"][i] == k).sum() for k in range(1, 4)]
+        np.testing.assert_array_equal(data["segments"][i], classes[i][data["instance"][i]])
+        areas = [(data["segments"][i] == k).sum() for k in range(1, 4)]
         assert areas[data["y"][i] - 1] == max(areas)
         counts = [(data["instance"][i] == k + 1).sum() for k in range(data["objects"].shape[1])]
         np.testing.assert_array_equal(found["visible"][i], counts)
@@ -91,7 +91,7 @@ def test_factors_are_uniform_and_independent_of_the_class():
 
 def test_raw_colour_says_little_of_the_class():
     data = scenes(200, seed=1, image_size=32)
-    x, mask = torch.from_numpy(data["x"]).float(), torch.from_numpy(data["mask"])
+    x, mask = torch.from_numpy(data["x"]).float(), torch.from_numpy(data["segments"])
     ground = mean_iou(mask[100:], torch.zeros_like(mask[100:]))
     assert ground == pytest.approx(0.10, abs=0.01)
     colours = F.avg_pool2d(x, 2).permute(0, 2, 3, 1)
@@ -102,7 +102,7 @@ def test_raw_colour_says_little_of_the_class():
 def test_every_machine_draws_the_same():
     data = scenes(5, seed=7, image_size=32)
     digest = hashlib.sha256(
-        b"".join(data[name].tobytes() for name in ("x", "mask", "instance", "objects", "place", "y"))
+        b"".join(data[name].tobytes() for name in ("x", "segments", "instance", "objects", "place", "y"))
     )
     assert digest.hexdigest()[:16] == "edb704d6d94a6a47"
     again = scenes(70, seed=7, image_size=32)

@@ -40,7 +40,7 @@ def rooms(
     above: floors are bright, ceilings dark; a point has one colour from wherever it is seen. The first camera stands
     1.2 to 1.8 m above the floor and looks across the room; the second is 0.2 to 0.8 m beside it and looks at the same
     place, 2.5 m ahead of the first, within 8 degrees. By default it sees four fifths of what the first sees (`seen`),
-    and less than half in one pair of two hundred.
+    and less than half in one pair of a hundred.
 
     A pixel shows the point that its middle looks at: in column j and row i, with f = 1 / tan(field_of_view / 2),
 

@@ -59,14 +59,14 @@ def scenes(
 
     Args:
         image_size: side in pixels, at least 24.
-        n_classes: classes of `mask`, the ground among them: the first n_classes - 1 of circle, square, triangle, star,
-            cross, ring, heart; 2 to 8.
+        n_classes: classes of `segments`, the ground among them: the first n_classes - 1 of circle, square, triangle,
+            star, cross, ring, heart; 2 to 8.
         n_objects: fewest and most objects of a scene, 1 to 20.
         contrast: of the objects' textures, from 0 (none) to 1 (that of `draw_scenes`); the more, the harder shapes are
             to see.
 
     Returns:
-        x uint8 (n, 3, image_size, image_size); mask int64 (n, image_size, image_size), the class of each pixel;
+        x uint8 (n, 3, image_size, image_size); segments int64 (n, image_size, image_size), the class of each pixel;
         instance uint8 of the same shape: 0 on the ground, else 1 + the object's row in `objects`; objects float32
         (n, most, 9), the farthest first, 0 where there is none: see `tacit.data.OBJECT_COLUMNS`; int64 (n,): place,
         by number; y, the class, from 1, that covers most pixels beside the ground.
@@ -75,9 +75,9 @@ def scenes(
         ArgumentError: a number out of range.
 
     >>> data = scenes(4, image_size=32)
-    >>> data["x"].shape, data["mask"].shape, data["objects"].shape
+    >>> data["x"].shape, data["segments"].shape, data["objects"].shape
     ((4, 3, 32, 32), (4, 32, 32), (4, 5, 9))
-    >>> bool((data["mask"].max((1, 2)) <= 5).all())
+    >>> bool((data["segments"].max((1, 2)) <= 5).all())
     True
     """
     expect("n", n, n >= 1, "at least 1 item")
@@ -104,11 +104,11 @@ def scenes(
         x[part] = np.rint(np.clip(canvas + _sensor_noise(chance, canvas.shape), 0, 255))
     table = _table(objects, counts, instance)
     classes = np.concatenate([np.zeros((n, 1), np.int64), table[:, :, 0].astype(np.int64)], axis=1)
-    mask = classes[np.arange(n)[:, None, None], instance]
-    areas = np.stack([(mask == k).sum((1, 2)) for k in range(1, n_classes)], axis=1)
+    segments = classes[np.arange(n)[:, None, None], instance]
+    areas = np.stack([(segments == k).sum((1, 2)) for k in range(1, n_classes)], axis=1)
     return {
         "x": x,
-        "mask": mask,
+        "segments": segments,
         "instance": instance,
         "objects": table,
         "place": ground["place"].copy(),

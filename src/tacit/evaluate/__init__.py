@@ -4,6 +4,7 @@ from tacit.evaluate._agreement import neighbour_stability, view_retrieval
 from tacit.evaluate._anova import two_way_anova
 from tacit.evaluate._clustering import ami, ari, clustering_accuracy, nmi
 from tacit.evaluate._dense import dense_features, mean_iou, segmentation_probe
+from tacit.evaluate._episodes import Episode, episodes, episodic_accuracy
 from tacit.evaluate._estimates import Estimate, Score, mean_interval, wilson
 from tacit.evaluate._knn import knn_accuracy, knn_predict
 from tacit.evaluate._linear import linear_probe
@@ -13,6 +14,7 @@ from tacit.evaluate._spectrum import effective_rank, rankme
 from tacit.evaluate._sphere import alignment, uniformity
 
 __all__ = [
+    "Episode",
     "Estimate",
     "Score",
     "alignment",
@@ -22,6 +24,8 @@ __all__ = [
     "clustering_accuracy",
     "dense_features",
     "effective_rank",
+    "episodes",
+    "episodic_accuracy",
     "knn_accuracy",
     "knn_predict",
     "linear_probe",

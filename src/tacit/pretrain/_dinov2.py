@@ -283,7 +283,7 @@ def _ablation(bench: Bench, data: Data, by: Any, **without: float) -> Comparison
 def mean_iou_of_patches(model: DINOv2, train: Part, unseen: Unseen) -> float:
     """A linear classifier on the teacher's patch tokens, which learns from the masks of 100 training scenes."""
     labelled, test = train.select(range(min(100, len(train)))), unseen.reveal()
-    (x, mask), (new, truth) = ((dense_features(model.encoder, p.x), p.columns["mask"]) for p in (labelled, test))
+    (x, mask), (new, truth) = ((dense_features(model.encoder, p.x), p.columns["segments"]) for p in (labelled, test))
     return segmentation_probe(x, mask, new, truth).value
 
 

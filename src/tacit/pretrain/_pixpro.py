@@ -124,7 +124,7 @@ class PixPro(_PixelLevel):
         },
         "small": {
             "optimizer": "adamw",
-            "lr": 2e-3,
+            "lr": 6e-3,
             "batch_size": 64,
             "weight_decay": 1e-4,
             "warmup": 0.05,
@@ -296,16 +296,17 @@ def _mean_where(values: Tensor, there: Tensor) -> Tensor:
 
 N_LABELLED = 50
 
-TUNED = {"lr": 2e-3}
-TUNED_BYOL = {"lr": 2e-3}
-TUNED_SIMCLR = {"lr": 2e-3}
+TUNED_BYOL = {"lr": 6e-3, "momentum": 0.99}
+TUNED_SIMCLR = {"lr": 6e-3}
+"""Of trials on 400 validation scenes, 120 steps each: for PixPro and BYOL lr 2e-3, 6e-3 and 1.2e-2 and, at the best of
+them, momentum 0.9 and 0.99; for SimCLR lr 2e-3 and 6e-3; for PixContrast 6e-3 alone. 6e-3 and 0.99 did best."""
 
 
 def mean_iou_by_a_dense_probe(model: Learner, train: Any, unseen: Any) -> float:
     """Mean IoU of a linear probe on the frozen feature map, fitted on the masks of 50 images."""
     encoder, labelled, test = encoder_of(model), train.select(range(min(N_LABELLED, len(train)))), unseen.reveal()
     seen, new = (dense_features(encoder, part.x) for part in (labelled, test))
-    return segmentation_probe(seen, labelled.columns["mask"], new, test.columns["mask"]).value
+    return segmentation_probe(seen, labelled.columns["segments"], new, test.columns["segments"]).value
 
 
 def _scenes(bench: Bench) -> Any:
@@ -318,7 +319,7 @@ def _scenes(bench: Bench) -> Any:
     reported="77.2 mIoU on Cityscapes, 60.2 AP on Pascal VOC: 1.0 and 2.6 above the best image-level method (abstract)",
     proxy="a ResNet-8 on drawn scenes at 32 pixels, some steps, and a linear probe of the frozen map in place of "
     "fine-tuning; against BYOL, which has the same views and slow target",
-    steps={"small": 300, "full": 20_000},
+    steps={"small": 200, "full": 20_000},
 )
 def better_for_dense_prediction(bench: Bench) -> Comparison:
     """Dense probe with 50 labelled images on unseen scenes; equal steps."""
@@ -328,7 +329,6 @@ def better_for_dense_prediction(bench: Bench) -> Comparison:
         data=_scenes(bench),
         by=mean_iou_by_a_dense_probe,
         better_by=0.0,
-        system_settings=TUNED,
         baseline_settings=TUNED_BYOL,
         batch_size=64,
     )
@@ -339,7 +339,7 @@ def better_for_dense_prediction(bench: Bench) -> Comparison:
     reported="the pixel-to-propagation task produces better results than plain pixel-level contrast (abstract)",
     proxy="a ResNet-8 on drawn scenes at 32 pixels, some steps, and a linear probe of the frozen map; against the same "
     "without propagation",
-    steps={"small": 300, "full": 20_000},
+    steps={"small": 200, "full": 20_000},
 )
 def propagation_pays(bench: Bench) -> Comparison:
     """Dense probe with 50 labelled images on unseen scenes: y_i with propagation against y_i = g(x_i)."""
@@ -349,17 +349,16 @@ def propagation_pays(bench: Bench) -> Comparison:
         data=_scenes(bench),
         by=mean_iou_by_a_dense_probe,
         better_by=0.0,
-        system_settings=TUNED,
-        baseline_settings={**TUNED, "propagate": False},
+        baseline_settings={"propagate": False},
         batch_size=64,
     )
 
 
 @claim(
     "contrast between pixels gives better features for dense prediction than contrast between images",
-    reported="competitive with or better than image-level contrast in transfer to dense tasks (section 4)",
+    reported="image-level pretext tasks may be sub-optimal for dense prediction, pixel-level ones are not (abstract)",
     proxy="a ResNet-8 on drawn scenes at 32 pixels, some steps, and a linear probe of the frozen map; against SimCLR",
-    steps={"small": 300, "full": 20_000},
+    steps={"small": 200, "full": 20_000},
     system="pixcontrast",
 )
 def pixels_not_images(bench: Bench) -> Comparison:
@@ -370,7 +369,6 @@ def pixels_not_images(bench: Bench) -> Comparison:
         data=_scenes(bench),
         by=mean_iou_by_a_dense_probe,
         better_by=0.0,
-        system_settings=TUNED,
         baseline_settings=TUNED_SIMCLR,
         batch_size=64,
     )
