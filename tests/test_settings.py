@@ -79,7 +79,7 @@ def methods(tmp_path, monkeypatch):
         ({"checkpoint_every": "0s"}, "checkpoint_every='0s': expected a time"),
         ({"out": ""}, "out='': expected the name of a folder"),
         ({"init": 3}, "init=3: expected a run folder"),
-        ({"model": "resnet19"}, "vit-small, timm:NAME or hf:NAME; did you mean 'resnet18'?"),
+        ({"model": "resnet19"}, "unet, timm:NAME or hf:NAME; did you mean 'resnet18'?"),
         ({"model": "timm:"}, "model='timm:': expected one of auto"),
         ({"epochs": 3, "minutes": 2}, "epochs=3, minutes=2: expected at most one of epochs, max_steps, minutes"),
         ({"lr": 0.1, "learning_rate": 0.1}, "expected learning_rate or lr, not both"),

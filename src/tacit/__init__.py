@@ -7,8 +7,8 @@ from tacit._version import __version__ as __version__
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
-        *("analysis", "cluster", "compress", "curate", "fewlabels", "generate", "layers", "pretrain"),
-        *("restore", "robust", "transfer"),
+        *("analysis", "cluster", "compress", "continual", "curate", "fewlabels", "generate", "layers", "multimodal"),
+        *("pretrain", "restore", "robust", "transfer"),
         *("claims", "data", "errors", "evaluate", "losses", "nn", "views"),
     ],
     submod_attrs={

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,8 +22,14 @@ from tacit.learner import HOLDERS, encoder_of, load_state
 from tacit.nn import encoder as make_encoder
 
 if TYPE_CHECKING:
+    from tacit.answers import Answer
     from tacit.generating import Pictures
+    from tacit.grouping import Clustered
+    from tacit.labelling import Labelled
     from tacit.store import Hit, Items
+    from tacit.suggesting import Suggested
+
+    Made = TypeVar("Made", bound=Answer | Pictures)
 
 
 @dataclass(frozen=True)
@@ -152,6 +158,24 @@ class Run:
 
         return self._shown(restore(self.folder, self.learner, images, task=task, **options))
 
+    def label(self, labels: str | Path | Mapping[Any, Any], **options: Any) -> Labelled:
+        """Label all items from a few labels, and rebuild the report; options: `tacit.labelling.label`'s."""
+        from tacit.labelling import label
+
+        return self._shown(label(self.folder, labels, **options))
+
+    def suggest(self, n: int = 50, **options: Any) -> Suggested:
+        """Choose the items to label next, and rebuild the report; options: `tacit.suggesting.suggest`'s."""
+        from tacit.suggesting import suggest
+
+        return self._shown(suggest(self.folder, n, **options))
+
+    def cluster(self, k: int | str = "auto", **options: Any) -> Clustered:
+        """Group the items, and rebuild the report; options: `tacit.grouping.cluster`'s."""
+        from tacit.grouping import cluster
+
+        return self._shown(cluster(self.folder, k, **options))
+
     def export(self, to: str = "safetensors", path: str | Path | None = None) -> Path:
         """Write the encoder alone.
 
@@ -179,9 +203,9 @@ class Run:
         """Publish the encoder on the Hugging Face hub, as `user/name`."""
         return self.encoder.push_to_hub(name, **options)  # type: ignore[operator]
 
-    def _shown(self, made: Pictures) -> Pictures:
-        """The report with the new contact sheet; a run without summary, as `tacit.fit` leaves it, has none."""
-        if (self.folder / "summary.json").exists() and made.folder.parent == self.folder / "generated":
+    def _shown(self, made: Made) -> Made:
+        """The report with what was made in the run's folder; a run of `tacit.fit`, without summary, has none."""
+        if (self.folder / "summary.json").exists() and made.folder.parent.parent == self.folder:
             self.report()
         return made
 

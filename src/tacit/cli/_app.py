@@ -13,7 +13,7 @@ import yaml
 
 from tacit import catalogue
 from tacit._version import __version__
-from tacit.cli import _claims, _generate
+from tacit.cli import _claims, _generate, _labelling
 from tacit.cli import _show as show
 from tacit.cli._machine import get_ready
 from tacit.cli._options import scalar, settings_given, takes_settings
@@ -290,6 +290,8 @@ def export(
     _answer_with_path("path", path, as_json)
 
 
+for _command, _shown in _labelling.COMMANDS.items():
+    app.command(epilog=_examples(*_shown))(_command)
 app.command(epilog=_examples(*_generate.GENERATE_EXAMPLES))(_generate.generate)
 app.command(epilog=_examples(*_generate.RESTORE_EXAMPLES))(_generate.restore)
 

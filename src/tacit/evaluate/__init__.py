@@ -12,6 +12,7 @@ from tacit.evaluate._neighbours import approximate_neighbours, neighbours
 from tacit.evaluate._restoration import psnr, ssim
 from tacit.evaluate._spectrum import effective_rank, rankme
 from tacit.evaluate._sphere import alignment, uniformity
+from tacit.evaluate._streams import incremental_tasks
 
 __all__ = [
     "Episode",
@@ -26,6 +27,7 @@ __all__ = [
     "effective_rank",
     "episodes",
     "episodic_accuracy",
+    "incremental_tasks",
     "knn_accuracy",
     "knn_predict",
     "linear_probe",

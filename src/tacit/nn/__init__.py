@@ -5,6 +5,7 @@ from tacit.nn._bank import MemoryBank
 from tacit.nn._build import encoder
 from tacit.nn._centering import Centering, rising
 from tacit.nn._classifier import Classifier
+from tacit.nn._coding_rate import coding_rate, grouped_coding_rate
 from tacit.nn._conv4 import Conv4
 from tacit.nn._crops import encode_crops
 from tacit.nn._decoder import CrossAttention, DecoderBlock
@@ -64,11 +65,13 @@ __all__ = [
     "UNet",
     "ViT",
     "block_masks",
+    "coding_rate",
     "encode_crops",
     "encode_masked",
     "encoder",
     "gather",
     "gaussian_kernel",
+    "grouped_coding_rate",
     "initialize_linear",
     "mask_counts",
     "mlp",

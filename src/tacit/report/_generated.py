@@ -15,11 +15,15 @@ FOLDER, SHEET, MADE = "generated", "contact-sheet.png", "made.json"
 SHOWN = 12
 """Contact sheets on the page, the newest."""
 LARGEST_SIDE, LARGEST_BYTES = 4096, 600_000
+ANSWERS = {"label": "labelled", "suggest": "suggested", "cluster": "clustered"}
+"""Command, and the folder that it writes to."""
+ANSWERED = 3
+"""Answers of each command on the page, the newest."""
 
 
-def generated(run_folder: Path, *, pictures: bool = True) -> list[dict[str, Any]]:
+def generated(run_folder: Path, *, pictures: bool = True, made_in: str = FOLDER) -> list[dict[str, Any]]:
     """For each contact sheet, the newest first: name, when, what (a sentence), lines, src (data URI), width, height."""
-    folder = run_folder / FOLDER
+    folder = run_folder / made_in
     places = [place for place in folder.iterdir() if (place / MADE).is_file()] if folder.is_dir() else []
     newest = sorted(places, key=lambda place: (place / MADE).stat().st_mtime, reverse=True)[:SHOWN]
     return [_one(place, pictures) for place in newest]
@@ -47,11 +51,23 @@ def _picture(path: Path) -> dict[str, Any]:
         with Image.open(path, formats=("PNG",)) as sheet:
             if max(sheet.size) > LARGEST_SIDE:
                 return {}
-            buffer = io.BytesIO()
-            sheet.convert("RGB").save(buffer, "PNG", optimize=True)
+            for kind in ("png", "jpeg"):
+                buffer = io.BytesIO()
+                sheet.convert("RGB").save(buffer, kind.upper(), optimize=True, quality=80)
+                if buffer.tell() <= LARGEST_BYTES:
+                    break
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return {}
     if buffer.tell() > LARGEST_BYTES:
         return {}
-    uri = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    uri = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
     return {"src": uri, "width": sheet.size[0], "height": sheet.size[1]}
+
+
+def answers(run_folder: Path, *, pictures: bool = True) -> list[dict[str, Any]]:
+    """What `tacit label`, `suggest` and `cluster` left in the run's folder: as `generated`, and `verb`."""
+    return [
+        {**one, "verb": verb}
+        for verb, folder in ANSWERS.items()
+        for one in generated(run_folder, pictures=pictures, made_in=folder)[:ANSWERED]
+    ]

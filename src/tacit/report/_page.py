@@ -53,7 +53,7 @@ from tacit.errors import RunError
 from tacit.report import _words as words
 from tacit.report._curves import charts, word_strip
 from tacit.report._files import Run, listed, measure, number, open_items, part, read_run, whole
-from tacit.report._generated import generated
+from tacit.report._generated import answers, generated
 from tacit.report._pictures import data_uri, snippet
 from tacit.report._points import colour, points
 from tacit.store import Items
@@ -166,6 +166,7 @@ def view(run: Run, items: Items, budget: Budget) -> dict[str, Any]:
         "examples": _pictured(examples, gallery),
         "labels": [_label_set(label, summary) for label in listed(summary.get("labels")) if isinstance(label, Mapping)],
         "generated": generated(run.folder, pictures=budget.sprites > 0),
+        "answers": answers(run.folder, pictures=budget.sprites > 0),
         "charts": charts(run),
         "strip": word_strip(run.looks),
         "about": words.tidy(part(summary, "method").get("summary") or "", 600),

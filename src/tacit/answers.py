@@ -1,0 +1,164 @@
+"""What answers about the items of a run share: a folder of their own, tables of all items, contact sheets."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tacit.errors import RunError
+from tacit.report import contact_sheet
+from tacit.store import Items
+
+SIDE = 64
+"""Pixels of a picture on a contact sheet at most; thumbnails have no more."""
+ACROSS = 8
+SHEET, MADE = "contact-sheet.png", "made.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What was found about the items of a run, and where it lies."""
+
+    folder: Path
+    files: list[Path]
+    """Tables of items, csv and parquet."""
+    sheet: Path | None
+    """Contact sheet; None where the items are no pictures."""
+    what: str
+    lines: list[str] = field(default_factory=list)
+    """What there is to know of it, in sentences."""
+
+
+class Rows:
+    """The items of a run, one row each, as the methods on features take them.
+
+    Raises:
+        RunError: no run, or one without vectors.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+        items = Items.open(run)
+        self.vectors = items.vectors()
+        self.items = np.asarray(items.column("item"))
+        self.uris: list[str] = list(items.column("uri"))
+        hashes = items.column("hash")
+        self.keys: list[str] = [key or f"item {item}" for key, item in zip(hashes, self.items, strict=True)]
+        """What the ledger knows an item by: the hash of its content, which exact duplicates share."""
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @cached_property
+    def first(self) -> np.ndarray:
+        """(n,) the first row that holds the same content; its own number where there is no duplicate before it."""
+        seen: dict[str, int] = {}
+        return np.array([seen.setdefault(key, row) for row, key in enumerate(self.keys)])
+
+    @cached_property
+    def different(self) -> np.ndarray:
+        """Rows without those that repeat an earlier one."""
+        return np.flatnonzero(self.first == np.arange(len(self)))
+
+    @cached_property
+    def sphere(self) -> np.ndarray:
+        """Vectors, centred and scaled to length 1, (n, d) float32."""
+        z = self.vectors - self.vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+        z /= np.maximum(np.sqrt(np.einsum("ij,ij->i", z, z)), 1e-12)[:, None]
+        return z
+
+    def pictures(self, rows: Sequence[int]) -> list[Tensor] | None:
+        """The thumbnails of these rows, (3, s, s) float in [0, 1], all of one size; None if one is no picture."""
+        from PIL import Image, ImageOps
+
+        read = []
+        for row in Items.open(self.run).rows(self.items[np.asarray(rows, int)], ["thumbnail"]):
+            try:
+                with Image.open(io.BytesIO(row["thumbnail"]), formats=("JPEG", "PNG")) as picture:
+                    if max(picture.size) > 8 * SIDE:
+                        return None
+                    read.append(picture.convert("RGB"))
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                return None
+        side = min(SIDE, max((max(picture.size) for picture in read), default=SIDE))
+        square = [ImageOps.pad(picture, (side, side), color="white") for picture in read]
+        return [torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255 for picture in square]
+
+    def sheet(self, rows: Sequence[int], captions: Sequence[str]) -> Any:
+        """A contact sheet of these rows, a caption under each; None where they are no pictures."""
+        pictures = self.pictures(rows) if len(rows) else None
+        if pictures is None:
+            return None
+        cut = range(0, len(pictures), ACROSS)
+        said = [list(captions[start : start + ACROSS]) for start in cut]
+        return contact_sheet([pictures[start : start + ACROSS] for start in cut], captions=said)
+
+
+def check_out(out: str | Path | None) -> None:
+    """Refuse, before any work, a folder that holds something."""
+    if out is not None and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+        raise RunError(f"out={str(out)!r} holds something already; give another folder, nothing is overwritten")
+
+
+def new_folder(run: Path, out: str | Path | None, kind: str) -> Path:
+    """`out`, or RUN/kind/1, or the next number that is free; made at once, so that two commands never share it."""
+    if out is not None:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        return Path(out)
+    number = 1
+    while True:
+        try:
+            (run / kind / str(number)).mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+        else:
+            return run / kind / str(number)
+
+
+def write_tables(folder: Path, name: str, columns: Mapping[str, Any], *, parquet: bool = True) -> list[Path]:
+    """NAME.csv, and NAME.parquet: one row an item."""
+    import pyarrow
+    from pyarrow import csv
+    from pyarrow import parquet as parquets
+
+    table, files = pyarrow.table(dict(columns)), [folder / f"{name}.csv"]
+    csv.write_csv(table, files[0])
+    if parquet:
+        files.append(folder / f"{name}.parquet")
+        parquets.write_table(table, files[1])
+    return files
+
+
+def write_made(answer: Answer, details: Mapping[str, Any]) -> None:
+    """made.json, which the report reads: what it is, and its figures."""
+    said = {"what": answer.what, "lines": answer.lines, "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    text = json.dumps({**said, **details}, indent=2) + "\n"
+    (answer.folder / MADE).write_text(text, encoding="utf-8")
+
+
+def listed(names: Sequence[object], most: int = 5) -> str:
+    """The first of some names, and how many more there are.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    shown = ", ".join(str(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+
+
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """
+    >>> counted(1, "class", "classes"), counted(2000, "item")
+    ('1 class', '2,000 items')
+    """
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

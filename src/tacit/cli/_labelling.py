@@ -1,0 +1,167 @@
+"""`tacit label`, `tacit suggest` and `tacit cluster`: labels and groups of the items of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from tacit.cli import _show as show
+from tacit.cli._machine import get_ready
+from tacit.cli._options import scalar
+from tacit.errors import expect
+
+if TYPE_CHECKING:
+    from tacit.answers import Answer
+    from tacit.runs import Run
+
+
+def _option(flags: str, metavar: str, says: str) -> Any:
+    return typer.Option(*flags.split(), metavar=metavar, help=says)
+
+
+Word = Optional[str]  # noqa: UP045
+RunFolder = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+Seed = Annotated[str, _option("--seed", "N", "Of all chance.")]
+Out = Annotated[Word, _option("--out -o", "DIR", "Folder for what is found; if left out a new one in the run.")]
+Threads = Annotated[Word, _option("--threads", "N", "Threads of the CPU; as many as cores if left out.")]
+Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON object on standard output.")]
+
+
+def label(
+    run: RunFolder,
+    labels: Annotated[
+        str,
+        typer.Argument(
+            metavar="LABELS",
+            help="A csv, jsonl or parquet: a path (or a number in a column item, id or index), and a label.",
+            show_default=False,
+        ),
+    ],
+    column: Annotated[Word, _option("--column", "NAME", "Which column is the label, where there are several.")] = None,
+    seed: Seed = "0",
+    out: Out = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Label all items of a run from a few labels: each with a probability, and the most doubtful to look at.
+
+    Probes compete in cross-validation, and the estimated accuracy is corrected for the choice. At least two items of
+    each of two classes need a label.
+    """
+    with show.aside(as_json):
+        loaded = _load(run, threads)
+        found = loaded.label(labels, column=column, seed=_whole("seed", seed, 0), out=out, say=_say)
+        choice = found.choice
+        if not as_json:
+            cells = [
+                (f"{100 * row['accuracy']:.0f} %", f"{row['likelihood']:.2f}", f"{row['probe']} ({row['setting']})")
+                for row in choice.table
+            ]
+            show.rows(cells, ["accuracy", "log-likelihood", "probe, before the correction"], right=2)
+    accuracy = {"value": found.accuracy.value, "low": found.accuracy.low, "high": found.accuracy.high}
+    more: dict[str, Any] = {
+        "label": found.name,
+        "probe": str(choice.candidate),
+        "accuracy": {**accuracy, "n": found.accuracy.n},
+    }
+    more |= {"calibration_error": choice.calibration_error, "temperature": choice.temperature}
+    _answer(loaded, found, as_json, more | {"probes": choice.table, "doubtful": found.doubtful})
+
+
+def suggest(
+    run: RunFolder,
+    n: Annotated[str, _option("-n --n", "N", "How many items.")] = "50",
+    labels: Annotated[
+        Word, _option("--labels", "NAME", "Which labels are known; those given to tacit label if left out.")
+    ] = None,
+    task: Annotated[
+        str, _option("--for", "TASK", "What the labels are for: classification or regression.")
+    ] = "classification",
+    seed: Seed = "0",
+    out: Out = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Say which items to label next, and why; nothing needs to be labelled yet.
+
+    The table it writes has a column to fill in, and is then what tacit label takes.
+    """
+    with show.aside(as_json):
+        loaded = _load(run, threads)
+        words = {"labels": labels, "task": task, "seed": _whole("seed", seed, 0), "out": out, "say": _say}
+        found = loaded.suggest(_whole("n", n), **words)
+        if not as_json:
+            cells = [
+                (str(item), uri, why) for item, uri, why in zip(found.items, found.uris, found.reasons, strict=True)
+            ]
+            show.rows(cells[:10], ["item", "path", "reason"], right=1)
+            if len(cells) > 10:
+                show.lines([f"and {len(cells) - 10:,} more in {found.files[0]}"], wrap=False)
+    suggestions = [
+        {"item": item, "uri": uri, "reason": why}
+        for item, uri, why in zip(found.items, found.uris, found.reasons, strict=True)
+    ]
+    _answer(loaded, found, as_json, {"suggestions": suggestions})
+
+
+def cluster(
+    run: RunFolder,
+    k: Annotated[str, _option("-k --k", "N", "How many clusters, or auto: as the data says.")] = "auto",
+    method: Annotated[str, _option("--method -m", "NAME", "kmeans, or cpp, which trains two heads first.")] = "kmeans",
+    seed: Seed = "0",
+    out: Out = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Group the items of a run: a cluster and a confidence for each, and examples of every cluster.
+
+    Clusters are named by their typical words where the items have captions or are texts. The run itself stays as it is.
+    """
+    with show.aside(as_json):
+        loaded = _load(run, threads)
+        count = "auto" if k == "auto" else _whole("k", k)
+        found = loaded.cluster(count, method=method, seed=_whole("seed", seed, 0), out=out, say=_say)
+    more = {"n_clusters": found.n_clusters, "names": found.names, "examples": found.examples}
+    _answer(loaded, found, as_json, more)
+
+
+COMMANDS = {
+    label: ("tacit label run/ labels.csv", "tacit label run/ labels.csv --column species --out species/"),
+    suggest: ("tacit suggest run/ --n 50", "tacit suggest run/ --n 20 --labels species"),
+    cluster: ("tacit cluster run/", "tacit cluster run/ --k 20 --out groups/"),
+}
+
+
+def _load(run: str, threads: str | None) -> Run:
+    get_ready(None if threads is None else _whole("threads", threads))
+    from tacit.runs import load
+
+    return load(run)
+
+
+def _say(line: str) -> None:
+    show.lines([line])
+
+
+def _answer(run: Run, found: Answer, as_json: bool, more: dict[str, Any]) -> None:
+    in_report = Path(found.folder).parent.parent == Path(run.folder)
+    report = show.report_of(run) if in_report else None
+    if as_json:
+        said = {"folder": found.folder, "files": found.files, "sheet": found.sheet, "what": found.what}
+        show.as_json({**said, "lines": found.lines, "report": report, **more})
+        return
+    show.lines([found.what], style="bold")
+    show.lines(found.lines)
+    show.lines([f"Tables: {', '.join(str(file) for file in found.files)}"], wrap=False)
+    if found.sheet:
+        show.lines([f"Contact sheet: {found.sheet}"], wrap=False)
+    if report:
+        show.lines([f"Report: {report}"], wrap=False)
+
+
+def _whole(name: str, text: str, least: int = 1) -> int:
+    value = scalar(text)
+    expect(name, value, type(value) is int and value >= least, f"a whole number, at least {least}")
+    return value
