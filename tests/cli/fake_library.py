@@ -86,7 +86,7 @@ def carry_out(plan, *, progress=True):
     for step in range(1, 1201, 100 if data == "fast" else 20):
         if progress:
             bar.step(step, 5.0 - step / 400, 1e-3, "learning")
-        time.sleep(0.03 if data == "slow" else 0)
+        time.sleep({"slow": 0.03, "slower": 1.0}.get(data, 0))
     if progress:
         bar.end("learning", "the loss fell from 5 to 2")
     return Run(plan.settings.out)

@@ -58,7 +58,7 @@ def start(*words, **options):
 
 
 def test_ctrl_c_in_a_run():
-    run = start("learn", "slow", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    run = start("learn", "slower", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert run.stdout.readline()  # the plan is there, so the run has begun
     time.sleep(0.2)
     run.send_signal(signal.SIGINT)
