@@ -58,7 +58,10 @@ def start(*words, **options):
 
 
 def test_ctrl_c_in_a_run():
-    run = start("learn", "slower", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def heard() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs do not hear it
+
+    run = start("learn", "slower", stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heard)
     assert run.stdout.readline()  # the plan is there, so the run has begun
     time.sleep(0.2)
     run.send_signal(signal.SIGINT)
