@@ -556,11 +556,11 @@ def interval_mass(bars: BarDistribution, logits: Tensor, mean: Tensor, std: Tens
     proxy="the small preset, and a slice sampler on a CPU in place of NUTS",
 )
 def faster_than_mcmc(bench: Bench) -> Comparison:
-    """One task of 100 items, 100 queries, a Gaussian process with hyper-priors; a chain of 100 sweeps after 100.
+    """One task of 40 items, 40 queries, a Gaussian process with hyper-priors; a chain of 100 sweeps after 100.
 
     Weights do not matter for time, and are as they were drawn.
     """
-    n = bench.pick(smoke=10, small=100)
+    n = bench.pick(smoke=10, small=40)
 
     def data(trial: Trial) -> tuple[Tensor, Tensor]:
         with torch.random.fork_rng(devices=[]):
@@ -587,7 +587,7 @@ def faster_than_mcmc(bench: Bench) -> Comparison:
         chain,
         at_least=200.0,
         baseline="slice sampling of the three hyper-parameters, 100 sweeps after 100",
-        setting="100 items of context, 100 queries, one feature; one thread",
+        setting="40 items of context, 40 queries, one feature; one thread",
     )
 
 
