@@ -110,19 +110,23 @@ def check_out(out: str | Path | None) -> None:
         raise RunError(f"out={str(out)!r} holds something already; give another folder, nothing is overwritten")
 
 
-def new_folder(run: Path, out: str | Path | None, kind: str) -> Path:
-    """`out`, or RUN/kind/1, or the next number that is free; made at once, so that two commands never share it."""
+def new_folder(run: Path, out: str | Path | None, kind: str, name: str = "") -> Path:
+    """`out`, or RUN/kind/1 (RUN/kind/name-1), or the next number that is free.
+
+    Made at once, so that two commands never share it.
+    """
     if out is not None:
         Path(out).mkdir(parents=True, exist_ok=True)
         return Path(out)
     number = 1
     while True:
+        place = run / kind / (f"{name}-{number}" if name else str(number))
         try:
-            (run / kind / str(number)).mkdir(parents=True)
+            place.mkdir(parents=True)
         except FileExistsError:
             number += 1
         else:
-            return run / kind / str(number)
+            return place
 
 
 def write_tables(folder: Path, name: str, columns: Mapping[str, Any], *, parquet: bool = True) -> list[Path]:
@@ -139,11 +143,10 @@ def write_tables(folder: Path, name: str, columns: Mapping[str, Any], *, parquet
     return files
 
 
-def write_made(answer: Answer, details: Mapping[str, Any]) -> None:
-    """made.json, which the report reads: what it is, and its figures."""
-    said = {"what": answer.what, "lines": answer.lines, "at": datetime.now(UTC).isoformat(timespec="seconds")}
-    text = json.dumps({**said, **details}, indent=2) + "\n"
-    (answer.folder / MADE).write_text(text, encoding="utf-8")
+def write_made(folder: Path, what: str, lines: Sequence[str], details: Mapping[str, Any]) -> None:
+    """made.json, which the report reads: what it is, what there is to know of it, and its figures."""
+    said = {"what": what, "lines": list(lines), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    (folder / MADE).write_text(json.dumps({**said, **details}, indent=2) + "\n", encoding="utf-8")
 
 
 def listed(names: Sequence[object], most: int = 5) -> str:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import runpy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tacit.answers import SHEET, check_out, new_folder, write_made
 from tacit.data import Ledger, read_image
-from tacit.errors import ArgumentError, DataError, RunError, expect, unknown
+from tacit.errors import ArgumentError, DataError, expect, unknown
 from tacit.evaluate import psnr
 from tacit.nn import (
     Classifier,
@@ -230,12 +229,6 @@ def check_diffusion(run: Path, learner: Any) -> None:
     )
 
 
-def check_out(out: str | Path | None) -> None:
-    """Refuse, before any work, a folder that holds something."""
-    if out is not None and Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
-        raise RunError(f"out={str(out)!r} holds something already; give another folder, nothing is overwritten")
-
-
 def load_energy(path: str | Path) -> Callable[[Tensor], Tensor]:
     """The function `energy` of a Python file of the user's own; its code is run.
 
@@ -419,30 +412,13 @@ def _to_device(learner: nn.Module) -> torch.device:
 
 def _places(run: Path, out: str | Path | None, name: str, n: int) -> tuple[Path, list[Path], Path]:
     """A folder that holds nothing yet, and the files that will be in it."""
-    folder = Path(out) if out is not None else _next(run / "generated", name)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder, [folder / f"{number:03d}.png" for number in range(1, n + 1)], folder / "contact-sheet.png"
-
-
-def _next(folder: Path, name: str) -> Path:
-    """`name-1`, or the next number that is free; made at once, so that two commands never share it."""
-    folder.mkdir(exist_ok=True)
-    number = 1
-    while True:
-        place = folder / f"{name}-{number}"
-        try:
-            place.mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return place
+    folder = new_folder(run, out, "generated", name)
+    return folder, [folder / f"{number:03d}.png" for number in range(1, n + 1)], folder / SHEET
 
 
 def _write(made: Pictures, images: Tensor, sheet: Any, settings: dict[str, Any]) -> Pictures:
     for image, path in zip(images, made.files, strict=True):
         as_picture(image).save(path)
     sheet.save(made.sheet)
-    said = {"what": made.what, "lines": made.lines, "settings": settings, "psnr": made.psnr}
-    said |= {"at": datetime.now(UTC).isoformat(timespec="seconds")}
-    (made.folder / "made.json").write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
+    write_made(made.folder, made.what, made.lines, {"settings": settings, "psnr": made.psnr})
     return made

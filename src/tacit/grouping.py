@@ -123,7 +123,7 @@ def cluster(
         {"cluster": i, "size": int(sizes[i]), "name": names[i], "examples": [rows.uris[row] for row in examples[i]]}
         for i in range(n_clusters)
     ]
-    write_made(answer, {"k": k, "method": method, "seed": seed, "clusters": clusters})
+    write_made(answer.folder, answer.what, answer.lines, {"k": k, "method": method, "seed": seed, "clusters": clusters})
     return answer
 
 

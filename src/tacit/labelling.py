@@ -134,7 +134,7 @@ def label(
     if sheet:
         sheet.save(folder / SHEET)
         lines.append(f"The picture shows the {len(doubtful)} most doubtful items, each with its label and probability.")
-    write_made(answer, _details(answer))
+    write_made(answer.folder, answer.what, answer.lines, _details(answer))
     return answer
 
 
@@ -146,10 +146,10 @@ def read_labels(path: str | Path, column: str | None = None) -> tuple[str, str, 
         DataError: the file cannot be read.
     """
     path = Path(path)
-    if path.suffix.lower() not in _tables._READERS:
-        kinds = ", ".join(kind[1:] for kind in _tables._READERS)
+    if path.suffix.lower() not in _tables.READERS:
+        kinds = ", ".join(kind[1:] for kind in _tables.READERS)
         raise DataError(f"labels={str(path)!r}: expected a table ({kinds}) with columns such as path,label")
-    table = _tables._READERS[path.suffix.lower()](path)
+    table = _tables.READERS[path.suffix.lower()](path)
     which = _item_column(table.names, path, column)
     name = _label_column([n for n in table.names if n != which], path, column)
     classes = table.classes.get(name)

@@ -111,7 +111,12 @@ def suggest(
     if sheet:
         sheet.save(folder / SHEET)
     lines.append(f"Fill in the column {name or 'label'} of suggestions.csv and give it to tacit label.")
-    write_made(answer, {"n": n, "label": name, "task": task, "items": answer.items, "reasons": reasons, "seed": seed})
+    write_made(
+        answer.folder,
+        answer.what,
+        answer.lines,
+        {"n": n, "label": name, "task": task, "items": answer.items, "reasons": reasons, "seed": seed},
+    )
     return answer
 
 
@@ -127,9 +132,7 @@ def _labels(run: Path, asked: str | None) -> tuple[str | None, dict[str, str]]:
     if ledger is None:
         return None, {}
     if asked is None:  # names alone, no values: nothing to note
-        yours = [
-            name for (name,) in ledger._read("SELECT DISTINCT name FROM label WHERE source = 'user' ORDER BY name")
-        ]
+        yours = ledger.names(source="user")
         if len(yours) > 1:
             raise ArgumentError(
                 f"labels=None: expected which of your labels, {', '.join(yours)}; such as --labels {yours[0]}"

@@ -167,9 +167,15 @@ class Ledger:
             taken.update(self._read(f"{labels} WHERE name = ? AND part = ? AND source = ?", name, part, source))
         return taken
 
-    def names(self) -> list[str]:
-        """The names of the labels, sorted."""
-        return [name for (name,) in self._read("SELECT DISTINCT name FROM label ORDER BY name")]
+    def names(self, *, source: str | None = None) -> list[str]:
+        """The names of the labels, sorted; those of one source only (found, user or predicted) if it is given."""
+        if source is None:
+            return [name for (name,) in self._read("SELECT DISTINCT name FROM label ORDER BY name")]
+        if source not in SOURCES:
+            raise unknown("source", source, SOURCES)
+        return [
+            name for (name,) in self._read("SELECT DISTINCT name FROM label WHERE source = ? ORDER BY name", source)
+        ]
 
     def uses(self) -> list[Use]:
         """Every time that labels were taken, oldest first."""

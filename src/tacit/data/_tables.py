@@ -63,7 +63,7 @@ def list_table(path: Path, *, labels: str) -> Listing:
         ArgumentError: `labels` names no column.
     """
     kind = path.suffix.lower()
-    table = _READERS[kind](path)
+    table = READERS[kind](path)
     column = _image_column(table, path)
     uris = _uris(table, column, path)
     found, labels_from = _labels(table, column, uris, labels)
@@ -135,7 +135,7 @@ class _JsonLines:
                     raise DataError(f'{self._path}, line {number}: expected an object, such as {{"path": "1.jpg"}}')
 
 
-_READERS: Mapping[str, Callable[[Path], Table]] = {
+READERS: Mapping[str, Callable[[Path], Table]] = {
     ".parquet": _Parquet,
     ".csv": _Csv,
     ".tsv": _Csv,
