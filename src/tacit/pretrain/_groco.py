@@ -193,8 +193,7 @@ class _MultiViewSimCLR(GroCo):
 )
 def better_neighbours_than_simclr(bench: Bench) -> Comparison:
     """20-NN accuracy on unseen images; views, batches and steps are the same."""
-    images = bench.images("cifar10", size=16)
-    return bench.compare(GroCo, baseline="simclr", data=images, by="knn", better_by=0.0)
+    return _against_simclr(bench, "knn")
 
 
 @claim(
@@ -206,8 +205,14 @@ def better_neighbours_than_simclr(bench: Bench) -> Comparison:
 )
 def better_linear_probe_than_simclr(bench: Bench) -> Comparison:
     """Linear probe on unseen images, of the same networks as for the neighbours."""
+    return _against_simclr(bench, "linear_probe")
+
+
+def _against_simclr(bench: Bench, by: str) -> Comparison:
+    """SimCLR has the best rate and temperature of eight trials at as many steps (evidence/simclr.tune.jsonl)."""
+    tuned = {"lr": 4.7e-3, "temperature": 0.1}
     images = bench.images("cifar10", size=16)
-    return bench.compare(GroCo, baseline="simclr", data=images, by="linear_probe", better_by=0.0)
+    return bench.compare(GroCo, baseline="simclr", data=images, by=by, better_by=0.0, baseline_settings=tuned)
 
 
 @claim(
