@@ -98,32 +98,40 @@ def as_bytes(x, size):
 # time -----------------------------------------------------------------------------------------------------------------
 
 
-def time_steps(data, size):
-    """Seconds of a step, SimCLR's on the same network and batch, and the ratio expected; nothing else may run."""
-    x, _ = images(data, size, "train", 0)
-    every = json.loads(STEPS.read_text()) if STEPS.exists() else {}
-    found = {"threads": torch.get_num_threads(), "date": date.today().isoformat(), "methods": {}}
-    references = {}
-    for method in methods():
+def time_steps(names, data, size):
+    """Seconds of a step, SimCLR's on the same network and batch, the ratio expected, and peak memory.
+
+    Nothing else may run; each method has a process of its own, whose peak memory is then known.
+    """
+    for method in names:
         if method in FIXED or is_closed(method):
             continue
-        made = prepared(method, data, size)
-        network = json.dumps([made.encoder, made.training["batch_size"]])
-        if made.encoder is not None and network not in references:
-            plain = prepared("simclr", data, size)
-            same = {**plain.training, "batch_size": made.training["batch_size"]}
-            references[network] = measured("simclr", plain, x, data, size, encoder=made.encoder, training=same)
-        seconds, passes = measured(method, made, x, data, size)
-        reference = references.get(network)
-        found["methods"][method] = {
-            "seconds": seconds,
-            "images": made.training["batch_size"] / seconds,
-            "ratio": seconds / reference[0] if reference else None,
-            "expected": passes / reference[1] if reference and passes else None,
-        }
-        print(f"{method:16} {found['methods'][method]}", flush=True)
-        every[f"{data}-{size}"] = found
+        every = json.loads(STEPS.read_text()) if STEPS.exists() else {}
+        table = every.setdefault(f"{data}-{size}", {})
+        found = json.loads(answer_of("time-one", method, 0, data, size))
+        table |= {"threads": torch.get_num_threads(), "date": date.today().isoformat()}
+        table["methods"] = table.get("methods", {}) | {method: found}
         STEPS.write_text(json.dumps(every, indent=1) + "\n")
+        print(f"{method:16} {found}", flush=True)
+
+
+def time_one(method, data, size):
+    x, _ = images(data, size, "train", 0)
+    made = prepared(method, data, size)
+    seconds, passes = measured(method, made, x, data, size)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    reference = None
+    if made.encoder is not None:
+        plain = prepared("simclr", data, size)
+        same = {**plain.training, "batch_size": made.training["batch_size"]}
+        reference = measured("simclr", plain, x, data, size, encoder=made.encoder, training=same)
+    return {
+        "seconds": seconds,
+        "images": made.training["batch_size"] / seconds,
+        "ratio": seconds / reference[0] if reference else None,
+        "expected": passes / reference[1] if reference and passes else None,
+        "memory": memory,
+    }
 
 
 def measured(method, made, x, data, size, *, encoder=None, training=None):
@@ -249,7 +257,6 @@ def results(data=None, size=None):
 
 
 def run(names, seeds, data, size, jobs, work):
-    """Each run in a process of its own, whose peak memory is then known."""
     done = {(line["method"], line["seed"]) for line in results(data, size)}
     left = [(method, seed) for seed in seeds for method in names if (method, seed) not in done]
     with ThreadPoolExecutor(jobs) as pool:
@@ -258,20 +265,26 @@ def run(names, seeds, data, size, jobs, work):
 
 
 def child(method, seed, data, size, jobs, work):
-    command = [sys.executable, __file__, "one", "--methods", method, "--seeds", str(seed), "--data", data]
-    environment = {**os.environ, **({"OMP_NUM_THREADS": "1"} if jobs > 1 else {})}
-    ended = subprocess.run(
-        [*command, "--size", str(size), "--work", str(work)], env=environment, capture_output=True, text=True
-    )
-    if ended.returncode:
-        print(f"{method} seed {seed} failed:\n{ended.stderr[-2000:]}", flush=True)
+    try:
+        line = answer_of("one", method, seed, data, size, "--work", str(work), threads=1 if jobs > 1 else None)
+    except RuntimeError as error:
+        print(error, flush=True)
         return True
-    line = ended.stdout.splitlines()[-1]
     with RESULTS.open("a") as file:
         file.write(line + "\n")
     found = json.loads(line)
     print(f"{method:16} seed {seed}: k-NN {found['knn']:.3f}, linear {found['linear']:.3f}", flush=True)
     return False
+
+
+def answer_of(what, method, seed, data, size, *more, threads=None):
+    """The line that this file, called once more, ends with."""
+    command = [sys.executable, __file__, what, "--methods", method, "--seeds", str(seed), "--data", data]
+    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
+    ended = subprocess.run([*command, "--size", str(size), *more], env=environment, capture_output=True, text=True)
+    if ended.returncode:
+        raise RuntimeError(f"{method} seed {seed} failed:\n{ended.stderr[-2000:]}")
+    return ended.stdout.splitlines()[-1]
 
 
 # table ----------------------------------------------------------------------------------------------------------------
@@ -316,12 +329,11 @@ def rows(data, size):
         length = (
             f"{line['steps']:,} x {line['batch_size']}" if stepped else "none" if method in FIXED else "closed form"
         )
-        memory = [one["memory"] for one in line["lines"] if "memory" in one]
         yield [
             method, spread(line["lines"], "knn"), spread(line["lines"], "linear"), f"{line['rank']:.1f}",
             str(len(line["lines"])), length, number(each.get("images"), 0), number(each.get("ratio"), 2),
             number(each.get("expected"), 2), reached(line, goal, each.get("seconds")) if stepped else "",
-            f"{max(memory):,.0f}" if memory else "", f"{line['dim']:.0f}", f"{line['effective_rank']:.0f}",
+            number(each.get("memory"), 0), f"{line['dim']:.0f}", f"{line['effective_rank']:.0f}",
             spread(line["lines"], "view_retrieval") if "view_retrieval" in line else "",
         ]  # fmt: skip
 
@@ -373,7 +385,7 @@ def write_auto(data, size):
 
 def main():
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("do", choices=("time", "run", "one", "table"))
+    ask.add_argument("do", choices=("time", "time-one", "run", "one", "table"))
     ask.add_argument("--data", default="cifar10", choices=("cifar10", "fashion_mnist"))
     ask.add_argument("--size", type=int, default=16)
     ask.add_argument("--methods", help="comma-separated; all if left out")
@@ -383,20 +395,20 @@ def main():
     ask.add_argument("--work", type=Path, default=Path("runs/images"), help="folder for checkpoints")
     args = ask.parse_args()
     keep_freed_memory()  # as the command line does
+    if args.do == "table":
+        return table()
+    if args.do == "time-one":
+        return print(json.dumps(time_one(args.methods, args.data, args.size)))
+    if args.do == "one":
+        return print(json.dumps(run_one(args.methods, args.seeds, args.data, args.size, args.work)))
+    names = args.methods.split(",") if args.methods else methods()
+    if args.best:
+        first = next(one for one in SETS if results(*one))
+        best = itertools.islice((m for m in ranked(*first) if m not in RAW), args.best)
+        names = [*RAW, *best]
     if args.do == "time":
-        time_steps(args.data, args.size)
-    elif args.do == "table":
-        table()
-    elif args.do == "one":
-        found = run_one(args.methods, args.seeds, args.data, args.size, args.work)
-        print(json.dumps(found | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
-    else:
-        names = args.methods.split(",") if args.methods else methods()
-        if args.best:
-            first = next(one for one in SETS if results(*one))
-            best = itertools.islice((m for m in ranked(*first) if m not in RAW), args.best)
-            names = [*RAW, *best]
-        run(names, range(args.seeds), args.data, args.size, args.jobs, args.work)
+        return time_steps(names, args.data, args.size)
+    return run(names, range(args.seeds), args.data, args.size, args.jobs, args.work)
 
 
 if __name__ == "__main__":

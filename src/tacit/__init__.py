@@ -7,7 +7,18 @@ from tacit._version import __version__ as __version__
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
-        *("analysis", "cluster", "compress", "continual", "curate", "fewlabels", "generate", "layers", "multimodal"),
+        *(
+            "analysis",
+            "cluster",
+            "compress",
+            "continual",
+            "curate",
+            "fewlabels",
+            "generate",
+            "layers",
+            "metric",
+            "multimodal",
+        ),
         *("pretrain", "restore", "robust", "transfer"),
         *("claims", "data", "errors", "evaluate", "losses", "nn", "views"),
     ],

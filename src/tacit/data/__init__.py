@@ -9,6 +9,7 @@ from tacit.data._drawn import Drawn, draw_scenes, load_demo
 from tacit.data._glyphs import glyphs
 from tacit.data._images import read_image
 from tacit.data._ledger import Ledger, Use
+from tacit.data._listops import listops
 from tacit.data._named import drawn_order, load_named, named, names, resize
 from tacit.data._open import Skipped, Source, open, write_skipped
 from tacit.data._rooms import rooms
@@ -36,6 +37,7 @@ __all__ = [
     "fractals",
     "gaussian_mixture",
     "glyphs",
+    "listops",
     "load_demo",
     "load_digits",
     "load_named",

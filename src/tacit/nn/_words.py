@@ -1,0 +1,83 @@
+"""Words of a text in any script, with nothing installed."""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache
+from itertools import islice
+
+LONGEST = 100
+"""Characters of the longest word that enters a vocabulary; longer ones are addresses, keys and garbage."""
+
+ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff\U0001f300-\U0001faff\u2600-\u27bf"
+"""Signs that are words by themselves: Japanese kana, Chinese ideographs (written without spaces), emoji."""
+
+
+def split_words(text: str, most: int | None = None) -> list[str]:
+    """The words of a text in lower case, in their order: letters, digits and marks; punctuation is dropped.
+
+    An ideograph, a kana or an emoji is a word by itself. Compatibility forms are folded (NFKC): ｆｕｌｌ becomes full.
+
+    Args:
+        text: any text.
+        most: stop after this many words, or None for all.
+
+    >>> split_words("It's 3 o'clock: Grüße, हिन्दी 東京!")
+    ['it', 's', '3', 'o', 'clock', 'grüße', 'हिन्दी', '東', '京']
+    """
+    text = text.lower()
+    if text.isascii():
+        pattern = _ascii()
+    else:
+        pattern, text = _unicode(), unicodedata.normalize("NFKC", text)
+    if most is None or len(text) <= 8 * most:
+        return pattern.findall(text)[:most]
+    return [match.group() for match in islice(pattern.finditer(text), most)]
+
+
+def count_words(texts: Iterable[str]) -> Counter[str]:
+    """How often each word occurs in all texts together; words longer than `LONGEST` are left out.
+
+    >>> count_words(["a b", "B c"]).most_common(1)
+    [('b', 2)]
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(split_words(text))
+    return Counter({word: count for word, count in counts.items() if len(word) <= LONGEST})
+
+
+def most_frequent(counts: Counter[str], size: int) -> list[str]:
+    """The `size` most frequent keys; equally frequent ones in alphabetical order, whatever order they came in.
+
+    >>> most_frequent(Counter("banana"), 2)
+    ['a', 'n']
+    """
+    return sorted(counts, key=lambda key: (-counts[key], key))[: max(size, 0)]
+
+
+@cache
+def _ascii() -> re.Pattern[str]:
+    return re.compile("[a-z0-9]+")
+
+
+@cache
+def _unicode() -> re.Pattern[str]:
+    r"""Python's \w misses the marks that Hindi, Thai or Arabic put on letters, and takes the underscore."""
+    marks = "".join(char for char in map(chr, range(0x300, 0x11000)) if unicodedata.category(char) in ("Mn", "Mc"))
+    joiners = "\u200c\u200d"
+    letter = rf"(?:(?![{ALONE}_])[\w{re.escape(_ranges(marks))}{joiners}])".replace(r"\-", "-")
+    return re.compile(rf"[{ALONE}]|(?![{joiners}]){letter}+")
+
+
+def _ranges(characters: str) -> str:
+    """Sorted characters as the inside of a character class, neighbours as ranges."""
+    points = [ord(character) for character in characters]
+    starts = [point for point in points if point - 1 not in points]
+    ends = [point for point in points if point + 1 not in points]
+    assert sys.maxunicode > points[-1]
+    return "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(starts, ends, strict=True))
