@@ -211,6 +211,7 @@ def run_one(method, seed, data, size, work):
         "view_retrieval": retrieval(encoder, test_x[:1000], size, described["channels"]),
         "looks": looks or [[0, look(encoder, x, y)]],
         "dim": vectors[0].shape[1], "threads": torch.get_num_threads(), "date": date.today().isoformat(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }  # fmt: skip
 
 
