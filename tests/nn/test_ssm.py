@@ -8,7 +8,8 @@ import torch
 from scipy.signal import cont2discrete, dlsim
 
 from tacit.errors import ArgumentError
-from tacit.nn._ssm import DiagonalSSM, SSMBlock, convolve
+from tacit.nn import DiagonalSSM, SSMBlock, TextEncoder
+from tacit.nn._ssm import convolve
 
 
 @pytest.fixture(autouse=True)
@@ -117,7 +118,24 @@ def test_block_keeps_padding_out():
     mask = torch.arange(12) < torch.tensor([[12], [7]])
     padded = x.clone()
     padded[1, 7:] = 9.0
-    torch.testing.assert_close(block(padded, mask)[1, :7], block(x[1:, :7])[0], rtol=1e-4, atol=1e-5)
+    alone = block(x[1:, :7], mask[1:, :7])[0]
+    torch.testing.assert_close(block(padded, mask)[1, :7], alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_as_the_body_of_a_text_encoder(causal):
+    """Padding changes nothing, and a causal one sees no later token; the first of both directions sees every one."""
+    words = {"tokenizer": "words", "vocab_size": 20, "max_length": 12, "dim": 8, "causal": causal}
+    encoder = TextEncoder("ssm", **words).eval()
+    x = torch.randint(5, 20, (2, 9))
+    padded = torch.cat([x, torch.zeros(2, 3, dtype=torch.long)], dim=1)
+    torch.testing.assert_close(encoder(x), encoder(padded), rtol=1e-4, atol=1e-5)
+    longer = torch.cat([padded, torch.randint(5, 20, (1, 12))])
+    torch.testing.assert_close(encoder(x), encoder(longer)[:2], rtol=1e-4, atol=1e-5)
+    changed = x.clone()
+    changed[:, 6] = 5 + (x[:, 6] - 4) % 15
+    moved = (encoder.tokens(x) - encoder.tokens(changed)).abs().amax(dim=(0, 2)) > 1e-5
+    assert moved.tolist() == [not causal] * 6 + [True] * 3
 
 
 def test_runs_under_bfloat16():

@@ -1,41 +1,56 @@
 """What users have -> Dataset: images and arrays, the sets that tacit brings along, and the ledger of labels."""
 
+from tacit.data._audio import read_audio, resample
 from tacit.data._cache import cache_folder, cache_size, clear_cache
+from tacit.data._captioned import captioned_glyphs, glyph_names
 from tacit.data._colored import colored_digits
 from tacit.data._columns import Named
 from tacit.data._dataset import Column, Dataset, as_dataset
 from tacit.data._digits import load_digits
 from tacit.data._drawn import Drawn, draw_scenes, load_demo
-from tacit.data._glyphs import glyphs
+from tacit.data._glyphs import FONTS, glyphs
+from tacit.data._graphs import Graph, ego_networks, ego_png, pack_graphs, reduce_features, whole_graphs
 from tacit.data._images import read_image
 from tacit.data._ledger import Ledger, Use
 from tacit.data._listops import listops
 from tacit.data._named import drawn_order, load_named, named, names, resize
 from tacit.data._open import Skipped, Source, open, write_skipped
 from tacit.data._rooms import rooms
+from tacit.data._rows import Table, arrow_table, read_table
 from tacit.data._scenes import OBJECT_COLUMNS, scenes
+from tacit.data._series import Series, read_series, sparkline_png
 from tacit.data._stand_ins import stand_in
+from tacit.data._structural_graphs import structural_graphs
 from tacit.data._toys import fractals, gaussian_mixture, shapes, signals, two_view_latents
 
 __all__ = [
+    "FONTS",
     "OBJECT_COLUMNS",
     "Column",
     "Dataset",
     "Drawn",
+    "Graph",
     "Ledger",
     "Named",
+    "Series",
     "Skipped",
     "Source",
+    "Table",
     "Use",
+    "arrow_table",
     "as_dataset",
     "cache_folder",
     "cache_size",
+    "captioned_glyphs",
     "clear_cache",
     "colored_digits",
     "draw_scenes",
     "drawn_order",
+    "ego_networks",
+    "ego_png",
     "fractals",
     "gaussian_mixture",
+    "glyph_names",
     "glyphs",
     "listops",
     "load_demo",
@@ -44,13 +59,22 @@ __all__ = [
     "named",
     "names",
     "open",
+    "pack_graphs",
+    "read_audio",
     "read_image",
+    "read_series",
+    "read_table",
+    "reduce_features",
+    "resample",
     "resize",
     "rooms",
     "scenes",
     "shapes",
     "signals",
+    "sparkline_png",
     "stand_in",
+    "structural_graphs",
     "two_view_latents",
+    "whole_graphs",
     "write_skipped",
 ]

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_bmdal": ["BatchActiveSelector", "Features", "select_batch"],
         "_laplacian_transductive_clustering": ["TransductiveClustering"],
         "_fungi": ["FUNGI", "DINOObjective", "KLObjective", "Objective", "SimCLRObjective", "overlapping_patches"],
+        "_gzip_knn": ["CompressionKNN", "optimistic_accuracy"],
         "_matching_networks": ["MatchingNetworks"],
         "_pfn": ["PFN", "PFNClassifier", "PFNRegressor", "tasks"],
         "_priors": ["BNNPrior", "GPPrior"],

@@ -1,6 +1,7 @@
 """Encoders, heads and the other parts that systems share."""
 
 from tacit.nn._adapters import TimmEncoder, TransformersEncoder
+from tacit.nn._audio import AudioCNN, AudioConv, AudioEncoder, AudioTransformer, LogMel, LogMelStatistics
 from tacit.nn._bank import MemoryBank
 from tacit.nn._build import encoder
 from tacit.nn._centering import Centering, rising
@@ -14,7 +15,9 @@ from tacit.nn._dino_head import DINOHead
 from tacit.nn._distributed import gather, rank, world_size
 from tacit.nn._encoder import ImageEncoder
 from tacit.nn._energies import ClassifierEnergy, Energy, LikenessEnergy, MeasurementEnergy
+from tacit.nn._graph import GIN, GraphEncoder
 from tacit.nn._heads import mlp
+from tacit.nn._item_encoder import ItemEncoder
 from tacit.nn._masks import block_masks, encode_masked, mask_counts, random_masks
 from tacit.nn._momentum import Momentum
 from tacit.nn._operators import (
@@ -27,15 +30,26 @@ from tacit.nn._operators import (
     gaussian_kernel,
 )
 from tacit.nn._prototypes import Prototypes
+from tacit.nn._quantizer import GumbelQuantizer, Quantized, diversity_loss, perplexity
 from tacit.nn._queue import Queue
 from tacit.nn._resnet import ResNet
+from tacit.nn._series import SeriesCNN, SeriesEncoder, SeriesTransformer
 from tacit.nn._sinkhorn import sinkhorn
 from tacit.nn._sorting import relaxed_sort, relaxed_top_k
+from tacit.nn._ssm import DiagonalSSM, SSMBlock
+from tacit.nn._table import TableMLP
+from tacit.nn._text import TextEncoder
+from tacit.nn._tokenizer import Tokenizer
 from tacit.nn._unet import UNet
 from tacit.nn._vit import Attention, Block, ViT, initialize_linear, patchify, sincos_positions, unpatchify
 
 __all__ = [
+    "GIN",
     "Attention",
+    "AudioCNN",
+    "AudioConv",
+    "AudioEncoder",
+    "AudioTransformer",
     "Block",
     "Centering",
     "Classifier",
@@ -45,27 +59,42 @@ __all__ = [
     "CrossAttention",
     "DINOHead",
     "Deblurring",
+    "DiagonalSSM",
     "DecoderBlock",
     "Diffusion",
     "Energy",
+    "GraphEncoder",
+    "GumbelQuantizer",
     "ImageEncoder",
     "Inpainting",
+    "ItemEncoder",
     "LikenessEnergy",
     "LinearOperator",
+    "LogMel",
+    "LogMelStatistics",
     "MeasurementEnergy",
     "MemoryBank",
     "Momentum",
     "Prototypes",
+    "Quantized",
     "Queue",
     "RandomProjection",
     "ResNet",
+    "SSMBlock",
+    "SeriesCNN",
+    "SeriesEncoder",
+    "SeriesTransformer",
     "SuperResolution",
+    "TableMLP",
+    "TextEncoder",
     "TimmEncoder",
+    "Tokenizer",
     "TransformersEncoder",
     "UNet",
     "ViT",
     "block_masks",
     "coding_rate",
+    "diversity_loss",
     "encode_crops",
     "encode_masked",
     "encoder",
@@ -76,6 +105,7 @@ __all__ = [
     "mask_counts",
     "mlp",
     "patchify",
+    "perplexity",
     "random_masks",
     "rank",
     "relaxed_sort",

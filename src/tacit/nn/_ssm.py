@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tacit.errors import expect
+from tacit.nn._text import BODIES, TEXT, Body
 
 
 class DiagonalSSM(nn.Module):
@@ -98,20 +100,48 @@ class SSMBlock(nn.Module):
 
     Args:
         dim, state_dim, bidirectional: as `DiagonalSSM`'s.
+        dropout: share of features zeroed while training, before W and before the sum.
 
-    >>> SSMBlock(8, state_dim=4)(torch.randn(2, 20, 8)).shape
+    >>> SSMBlock(8, state_dim=4)(torch.randn(2, 20, 8), torch.ones(2, 20, dtype=torch.bool)).shape
     torch.Size([2, 20, 8])
     """
 
-    def __init__(self, dim: int, *, state_dim: int = 64, bidirectional: bool = False) -> None:
+    def __init__(
+        self, dim: int, *, state_dim: int = 64, bidirectional: bool = False, dropout: float = 0.0
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.ssm = DiagonalSSM(dim, state_dim=state_dim, bidirectional=bidirectional)
-        self.mix = nn.Sequential(nn.GELU(), nn.Linear(dim, 2 * dim), nn.GLU())
+        self.mix = nn.Sequential(
+            nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, 2 * dim), nn.GLU(), nn.Dropout(dropout)
+        )
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`mask` bool (n, t), True where there is something: the model reads zeros elsewhere."""
-        read = self.norm(x)
-        if mask is not None:
-            read = read * mask[..., None]
-        return x + self.mix(self.ssm(read))
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`mask`: bool (n, t), True where there is something; the model reads zeros elsewhere."""
+        return x + self.mix(self.ssm(self.norm(x) * mask[..., None]))
+
+
+class SSM(Body):
+    """Blocks of diagonal state-space models, in both directions unless causal, and a last norm."""
+
+    state_dim = 32
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        both, dropout = not config["causal"], config["dropout"]
+        self.dropout = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            SSMBlock(config["dim"], state_dim=self.state_dim, bidirectional=both, dropout=dropout)
+            for _ in range(config["num_layers"])
+        )
+        self.norm = nn.LayerNorm(config["dim"])
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.norm(x)
+
+
+# one more row of TextEncoder's table: every token (or every earlier one), by recurrence
+BODIES["ssm"], TEXT["text-ssm"] = SSM, "ssm"

@@ -23,12 +23,12 @@ SHIFT = "▁"
 
 
 class Tokenizer:
-    """Texts <-> token numbers, int32 (n, max_length): 0 [PAD], 1 [UNK], 2 [CLS], 3 [SEP], 4 [MASK], then the vocabulary.
+    """Texts <-> token numbers (n, max_length): 0 [PAD], 1 [UNK], 2 [CLS], 3 [SEP], 4 [MASK], then the vocabulary.
 
     | kind | a token is | unknown | needs |
     |---|---|---|---|
     | words | a word in lower case (`split_words`), of the most frequent | rare words | |
-    | wordpiece | a piece of a word, the longest that fits first (Wu et al., 2016); lower case | rare characters | tokenizers |
+    | wordpiece | a lower-case piece of a word, the longest that fits (Wu et al., 2016) | rare characters | tokenizers |
     | bpe | merged bytes (Sennrich et al., 2016; Radford et al., 2019); case is kept | nothing | tokenizers |
     | characters | a Unicode code point, of the most frequent | rare characters | |
 
@@ -50,6 +50,8 @@ class Tokenizer:
     """
 
     def __init__(self, kind: str, vocabulary: Sequence[str] | dict[str, Any]) -> None:
+        if kind not in KINDS:
+            raise unknown("kind", kind, KINDS)
         self.kind = kind
         self._vocabulary = vocabulary
         self._model = _MODELS[kind](vocabulary)
@@ -125,12 +127,9 @@ class Tokenizer:
         """
         try:
             read = json.loads(data)
-            kind, vocabulary = read["kind"], read["vocabulary"]
-            known = _MODELS[kind]
+            return cls(read["kind"], read["vocabulary"])
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"the vocabulary cannot be read ({error}): expected what Tokenizer.to_bytes wrote") from error
-        del known
-        return cls(kind, vocabulary)
+            raise DataError(f"no vocabulary ({error!r}): expected what Tokenizer.to_bytes wrote") from error
 
     def _fill(self, ids: np.ndarray, texts: list[str]) -> None:
         """Write each text's numbers into its row, which is all padding."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
@@ -68,16 +67,18 @@ def _ascii() -> re.Pattern[str]:
 @cache
 def _unicode() -> re.Pattern[str]:
     r"""Python's \w misses the marks that Hindi, Thai or Arabic put on letters, and takes the underscore."""
-    marks = "".join(char for char in map(chr, range(0x300, 0x11000)) if unicodedata.category(char) in ("Mn", "Mc"))
-    joiners = "\u200c\u200d"
-    letter = rf"(?:(?![{ALONE}_])[\w{re.escape(_ranges(marks))}{joiners}])".replace(r"\-", "-")
-    return re.compile(rf"[{ALONE}]|(?![{joiners}]){letter}+")
+    alone = re.compile(f"[{ALONE}]")
+    characters = [char for char in map(chr, range(0x10000)) if not alone.match(char)]
+    letters = [char for char in characters if char.isalnum()]
+    marks = [char for char in characters if unicodedata.category(char) in ("Mn", "Mc")]
+    joiners = ["\u200c", "\u200d"]
+    rare = "\U00010000-\U0001efff"  # whole, since many ranges beyond 0xffff make the search slow
+    return re.compile(f"[{ALONE}]|[{_ranges(letters)}{rare}][{_ranges(letters + marks + joiners)}{rare}]*")
 
 
-def _ranges(characters: str) -> str:
-    """Sorted characters as the inside of a character class, neighbours as ranges."""
-    points = [ord(character) for character in characters]
-    starts = [point for point in points if point - 1 not in points]
-    ends = [point for point in points if point + 1 not in points]
-    assert sys.maxunicode > points[-1]
+def _ranges(characters: list[str]) -> str:
+    """Characters as the inside of a regular expression's class, neighbours as ranges."""
+    points = {ord(character) for character in characters}
+    starts = sorted(point for point in points if point - 1 not in points)
+    ends = sorted(point for point in points if point + 1 not in points)
     return "".join(f"{chr(a)}-{chr(b)}" for a, b in zip(starts, ends, strict=True))

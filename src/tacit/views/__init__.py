@@ -17,25 +17,47 @@ from tacit.views._geometry import (
     rotate,
 )
 from tacit.views._presets import Views, multi_crop, two_crops
+from tacit.views._rows import RowCorruption
+from tacit.views._series import Jitter, Scaling, SeriesCrop, SpanMask, span_mask, two_series_views
+from tacit.views._tokens import crop_tokens, drop_tokens, mask_tokens
 from tacit.views._view import Compose, View
+from tacit.views._walks import RandomWalkWithRestart
+from tacit.views._waves import AddNoise, RandomGain, RandomTimeCrop, SpecAugment, frame_spans, two_waves
 
 __all__ = [
+    "AddNoise",
     "ColorJitter",
     "Compose",
     "GaussianBlur",
+    "Jitter",
+    "RandomGain",
     "RandomGrayscale",
     "RandomHorizontalFlip",
     "RandomResizedCrop",
     "RandomRotation",
+    "RandomTimeCrop",
+    "RandomWalkWithRestart",
+    "RowCorruption",
+    "Scaling",
+    "SeriesCrop",
     "Solarize",
+    "SpanMask",
+    "SpecAugment",
     "View",
     "Views",
     "as_float",
     "center",
+    "crop_tokens",
+    "drop_tokens",
+    "frame_spans",
+    "mask_tokens",
     "mirror_changes_meaning",
     "multi_crop",
     "resized_crop",
     "rotate",
+    "span_mask",
     "two_crops",
+    "two_series_views",
+    "two_waves",
     "without_flips",
 ]
