@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tacit.data import Dataset, as_dataset
+from tacit.data import Dataset, Source, as_dataset
 from tacit.errors import ArgumentError, expect
 
 Progress = Callable[[int, int], None]
@@ -74,8 +74,11 @@ def encode(encoder: nn.Module, batch: Tensor) -> Tensor:
     return vectors.flatten(1)
 
 
-def prepared(encoder: nn.Module, batch: Tensor) -> Tensor:
-    """The batch as the encoder reads it: through its `prepare`, or as float (bytes scaled to [0, 1])."""
+def prepared(encoder: nn.Module, batch: Any) -> Tensor:
+    """Raw items, or a batch as it lies in the data, as the encoder reads them.
+
+    Through its `prepare`, or as float (bytes scaled to [0, 1]).
+    """
     prepare = getattr(encoder, "prepare", None)
     if prepare is not None:
         return prepare(batch)
@@ -108,11 +111,20 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def readable(encoder: nn.Module, source: Source) -> Dataset:
+    """The items of a source with the column `x` that the encoder reads: of texts, the numbers of their tokens."""
+    if source.texts is None:
+        return source.dataset
+    x = prepared(encoder, source.texts)
+    return Dataset({"x": x.cpu()}, modality=source.modality, fingerprint=source.dataset.fingerprint)
+
+
 def _items(data: Any, encoder: nn.Module) -> Dataset:
-    if isinstance(data, str | Path):
+    reads = getattr(encoder, "modality", None)
+    if isinstance(data, str | Path) or (reads == "text" and isinstance(data, list | tuple)):
         from tacit.data import open as open_data
 
-        return open_data(data, image_size=getattr(encoder, "image_size", None)).dataset
+        return readable(encoder, open_data(data, modality=reads, image_size=getattr(encoder, "image_size", None)))
     return as_dataset(data)
 
 

@@ -91,7 +91,7 @@ HOLDERS = ("student", "classifier")
 
 
 def encoder_of(learner: nn.Module) -> nn.Module:
-    """What the user keeps: the learner's encoder, or that of its student or classifier.
+    """What the user keeps: the learner's encoder, that of its student or classifier, or its encoder of images.
 
     Raises:
         AttributeError: it has neither.
@@ -99,6 +99,8 @@ def encoder_of(learner: nn.Module) -> nn.Module:
     for name in HOLDERS:
         if not hasattr(learner, "encoder") and hasattr(learner, name):
             return encoder_of(getattr(learner, name))
+    if not hasattr(learner, "encoder") and hasattr(learner, "image_encoder"):
+        return learner.image_encoder  # type: ignore[return-value]
     return learner.encoder  # type: ignore[return-value]
 
 

@@ -70,10 +70,10 @@ def carry_out(made: Plan | Finished, *, progress: bool = True, callbacks: tuple[
         return load(made.folder)
     settings, source = made.settings, made.source
     started = time.monotonic()
-    learner = made.learner()
+    learner, items = made.ready()
     fit(
         learner,
-        source.dataset,
+        items,
         max_steps=made.steps or 1,
         seed=settings.seed,
         out=made.folder,
@@ -127,8 +127,9 @@ def embed_run(
         as `learn`; RunError also for an `out` that holds another run.
     """
     encoder = load_encoder(model, image_size=image_size)
-    size = getattr(encoder, "image_size", image_size)
-    source = open_data(data, image_size=size, labels=labels, on_error=on_error)
+    size, reads = getattr(encoder, "image_size", image_size), getattr(encoder, "modality", None)
+    like = read_config(model).get("made", {}).get("description") if Path(model).is_dir() else None
+    source = open_data(data, modality=reads, image_size=size, labels=labels, on_error=on_error, like=like)
     say = print if progress else (lambda text: None)
     for line in source.describe():
         say(line)
@@ -140,7 +141,12 @@ def embed_run(
         "settings": {"embed": str(model)},
         "data": {"fingerprint": source.dataset.fingerprint},
     }
-    made = {"at": _now(), "data": _where(data), "lines": source.describe()}
+    made = {
+        "at": _now(),
+        "data": _where(data),
+        "description": dict(source.description),
+        "lines": source.describe(),
+    }
     with contextlib.closing(RunFolder(out, config | {"made": made}, overwrite=overwrite)) as folder:
         if read_model(folder.path) is None:
             encoder_state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
@@ -190,7 +196,7 @@ def finish(
 
 def _untrained(made: Plan) -> nn.Module | None:
     """The encoder before training, for the report's table; a closed form has none."""
-    return encoder_of(made.learner()) if made.steps else None
+    return encoder_of(made.ready()[0]) if made.steps else None
 
 
 def _config(made: Plan) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tacit import catalogue
-from tacit.building import build, closed_form, learner_class, wanted_columns
+from tacit.building import build, closed_form, learner_class, read_columns, wanted_columns
 from tacit.checkpoints import differences, read_config
 from tacit.data import Dataset, Source
 from tacit.data import open as open_data
@@ -103,6 +103,19 @@ class Plan:
         if not self.flip:
             without_flips(learner)
         return learner
+
+    def ready(self) -> tuple[Learner, Dataset]:
+        """The learner, what it reads items by fitted to them, and the items as it reads them."""
+        learner, source = self.learner(), self.source
+        fitted = self.settings.init is not None  # weights belong to the vocabulary they were trained with
+        columns = read_columns(learner, source.columns(), fitted=fitted)
+        missing = sorted(set(wanted_columns(type(learner))) - {*columns, "index"})
+        what = "data with captions" if "text" in missing else f"data with {', '.join(missing)}"
+        expect("method", self.recipe.method, not missing, f"one for {source.modality} data", f"this one needs {what}")
+        if set(columns) == {"x"} and source.texts is None:
+            return learner, source.dataset
+        tensors = {name: rows for name, rows in columns.items() if not isinstance(rows, list)}
+        return learner, Dataset(tensors, modality=source.modality, fingerprint=source.dataset.fingerprint)
 
     def lines(self) -> list[str]:
         """In words: what was found and what will be done."""
@@ -303,11 +316,12 @@ def step_seconds(made: Plan) -> float:
         def step(self, step: int, loss: float, lr: float, health: str | None) -> None:
             times.append(time.perf_counter())
 
-    some = made.source.dataset.select(slice(0, 4 * made.batch_size))
+    learner, items = made.ready()
+    some = items.select(slice(0, 4 * made.batch_size))
     for steps in (5, 20):
         times.clear()
         fit(
-            made.learner(),
+            learner,
             some,
             max_steps=steps,
             accelerator=made.accelerator,
@@ -336,7 +350,7 @@ def _sized(made: Plan, kind: type[Learner], minutes: float | None, saved: Mappin
 
 def _expected_seconds(made: Plan, name: str, sizes: Sequence[int]) -> Callable[[int], float]:
     """What a size will take on all items: a line through two small sizes, measured on a few items after a warm-up."""
-    few = made.source.dataset.select(torch.linspace(0, made.n - 1, min(made.n, 500)).long())
+    few = made.ready()[1].select(torch.linspace(0, made.n - 1, min(made.n, 500)).long())
     took = [_seconds_of(_with_argument(made, name, size, None).learner(), few) for size in (sizes[0], *sizes)][1:]
     # a step between them that drowns in noise must not promise that size costs nothing
     slope = max((took[1] - took[0]) / (sizes[1] - sizes[0]), 0.2 * took[0] / sizes[0])
@@ -360,4 +374,5 @@ def _network(config: Mapping[str, Any] | None) -> str:
     if config is None:
         return "the method's own encoder"
     width = f" of width {config['width']}" if "width" in config else ""
-    return f"{config['name']}{width}, reading {config['image_size']} pixels"
+    reading = f", reading {config['image_size']} pixels" if "image_size" in config else ""
+    return f"{config['name']}{width}{reading}"

@@ -11,7 +11,15 @@ from typing import Any
 
 import torch
 
-from tacit.building import ENCODERS, READS, closed_form, constructor_arguments, encoder_config, learner_class
+from tacit.building import (
+    ENCODERS,
+    READS,
+    closed_form,
+    constructor_arguments,
+    encoder_config,
+    learner_class,
+    shape_of,
+)
 from tacit.errors import expect
 from tacit.learner import Learner
 
@@ -102,7 +110,7 @@ def recipe(
 
     Args:
         method: id of a learner.
-        description: of the data: `n`, `image_size`, `channels`.
+        description: of the data: `modality`, `n`, and what `building.shape_of` asks for.
         machine: where it will run.
         model: name of the encoder, or `auto`.
         arguments: of the method's constructor, from the user.
@@ -132,16 +140,17 @@ def recipe(
         if usual > limit and name not in given and name not in asked:
             held[name] = limit
             changes = with_change(changes, Change(name, usual, limit, reason))
+    image = description.get("modality", "image") == "image"
     if precision == "auto":
-        precision = "bf16-mixed" if machine.bfloat16 else "32-true"
-    training |= {"precision": precision, "channels_last": "encoder" in taken}
+        precision = "bf16-mixed" if machine.bfloat16 and image else "32-true"
+    training |= {"precision": precision, "channels_last": "encoder" in taken and image}
     return Recipe(method, _encoder(kind, description, machine, model), chosen, training, changes)
 
 
 def _columns(description: Mapping[str, Any]) -> int:
     """Numbers in one item, as a closed-form method sees it."""
     if description.get("image_size") is None:
-        return int(description["dim"])
+        return int(description.get("dim") or description["n"])
     return int(description["channels"] * description["image_size"] ** 2)
 
 
@@ -151,11 +160,13 @@ def _encoder(
     if "encoder" not in constructor_arguments(kind):
         expect("model", model, model == "auto", "auto", f"{kind.system_id} makes its own encoder")  # type: ignore[attr-defined]
         return None
-    shape = {"image_size": description["image_size"], "in_channels": description["channels"]}
+    modality = description.get("modality", "image")
+    shape = shape_of(modality, description)
+    usual = ENCODERS.get(modality, ENCODERS["image"])["auto"]
     if model != "auto":
-        return {"name": model} | (ENCODERS["auto"] if model == ENCODERS["auto"]["name"] else {}) | shape
-    config = encoder_config(kind, "auto")
-    if machine.device == "cuda":
+        return {"name": model} | (usual if model == usual["name"] else {}) | shape
+    config = encoder_config(kind, "auto", modality)
+    if machine.device == "cuda" and modality == "image":
         config = {"name": larger(config["name"])} | {key: config[key] for key in READS if key in config}
     return config | shape
 

@@ -117,14 +117,15 @@ class Run:
         return embed(self.encoder, data, **options)
 
     def search(self, query: Any, k: int = 10) -> list[Hit]:
-        """The k items most like a picture.
+        """The k items most like another.
 
         Args:
-            query: path of an image, a PIL image, an array (c, h, w), or an item number of this run.
+            query: an item number of this run; of images: a path, a PIL image or an array (c, h, w); of texts: a text;
+                of sounds: a path, or (array, sample rate); of series, tables and graphs: an array like a row of `x`.
             k: how many, fewer where the run has fewer.
 
         Raises:
-            ArgumentError: not an image, or no such item.
+            ArgumentError: nothing that the encoder reads, or no such item.
         """
         expect("k", k, isinstance(k, int) and k >= 1, "at least 1")
         return self.items.search(self._vector_of(query), k)
@@ -213,7 +214,7 @@ class Run:
         if isinstance(query, int | np.integer):
             return self.items.rows([int(query)], ["vector"])[0]["vector"]
         with evaluating(self.encoder):
-            return encode(self.encoder, _one_image(query, self.encoder))[0].float().numpy()
+            return encode(self.encoder, _one_item(query, self.encoder))[0].float().numpy()
 
 
 def load(path: str | Path, *, encoder: nn.Module | None = None) -> Run:
@@ -291,6 +292,24 @@ def _filled(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.
             f"{source!r}: its weights do not fit the encoder {type(encoder).__name__}: {first}"
         ) from error
     return encoder.eval()
+
+
+def _one_item(query: Any, encoder: nn.Module) -> Any:
+    """A query as a batch of one."""
+    reads = getattr(encoder, "modality", "image")
+    if reads == "text":
+        expect("query", query, isinstance(query, str) and query.strip() != "", "a text")
+        return [query]
+    if reads == "audio":
+        from tacit.data import read_audio
+
+        return [read_audio(query) if isinstance(query, str | Path) else query]
+    if reads in ("series", "table", "graph"):
+        expect(
+            "query", query, isinstance(query, np.ndarray | Tensor), f"an item number, or an array as a {reads} has it"
+        )
+        return torch.as_tensor(query)[None]
+    return _one_image(query, encoder)
 
 
 def _one_image(query: Any, encoder: nn.Module) -> Tensor:

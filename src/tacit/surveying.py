@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from tacit.data import Ledger, Source
-from tacit.embedding import embed
+from tacit.data import Dataset, Ledger, Source
+from tacit.embedding import embed, readable
 from tacit.evaluate import effective_rank, knn_accuracy, linear_probe, neighbours, view_retrieval
 from tacit.learner import encoder_of
 from tacit.report import Clusters, find_clusters, near_duplicates, neighbour_map, typicality
@@ -46,7 +46,7 @@ def survey(
     """
     n = len(source.dataset)
     say(f"embedding {n:,} items")
-    vectors = embed(encoder, source.dataset)
+    vectors = embed(encoder, readable(encoder, source))
     say("looking for clusters, duplicates and outliers, drawing the map")
     clusters, one_cloud = _clusters(vectors, seed)
     places = neighbour_map(vectors, seed=seed)
@@ -88,7 +88,7 @@ def _store(
                 "hash": [source.hashes[i] for i in rows],
                 "uri": [source.uris[i] for i in rows],
                 "source": [source.where] * len(rows),
-                "thumbnail": [b"" if source.thumbnails is None else source.thumbnails[i] for i in rows],
+                "thumbnail": [_stands_for(source, i) for i in rows],
                 "vector": vectors[part],
                 "x2d": places[part, 0],
                 "y2d": places[part, 1],
@@ -99,6 +99,14 @@ def _store(
             }
 
     Items.create(folder, batches())
+
+
+def _stands_for(source: Source, item: int) -> bytes:
+    """A picture of the item, or a piece of its text."""
+    if source.thumbnails is not None:
+        return source.thumbnails[item]
+    said = source.captions[item] if source.captions is not None else None
+    return (said or "").encode("utf-8", "replace")
 
 
 def _meta(source: Source, item: int) -> dict[str, Any]:
@@ -258,28 +266,50 @@ def _baselines(source: Source, untrained: nn.Module | None, seed: int) -> dict[s
     encoders = quick_baselines(source, seed)
     if untrained is not None:
         encoders = {"untrained": untrained} | encoders
-    return {name: embed(encoder, source.dataset) for name, encoder in encoders.items()}
+    return {name: embed(encoder, readable(encoder, source)) for name, encoder in encoders.items()}
+
+
+QUICK = {
+    "image": (("whitened PCA", "pca"), ("patch k-means", "patch-kmeans")),
+    "text": (("LSA", "lsa"),),
+    "audio": (("log-mel PCA", "log-mel-pca"),),
+    "graph": (("graph features", "graph-features"),),
+    "points": (("whitened PCA", "pca"),),
+}
+"""Kind of data -> closed forms that take seconds: what the report calls them, and their ids."""
 
 
 def quick_baselines(source: Source, seed: int) -> dict[str, nn.Module]:
-    """Encoders that take seconds: raw input, whitened PCA, patch k-means, fitted to a part of the data."""
-    from tacit.building import build
+    """Encoders that take seconds: raw input, and closed forms fitted to a part of the data."""
+    from tacit.building import build, read_columns
 
-    data, n, raw = source.dataset, len(source.dataset), Raw()
-    encoders: dict[str, nn.Module] = {"pixels": raw}
-    some = data.select(torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:SCORED].sort().values)
+    n, modality = len(source), source.modality
+    encoders: dict[str, nn.Module] = {}
+    if modality in ("image", "points", "table", "series"):
+        encoders["pixels" if modality == "image" else "raw numbers"] = Raw()
+    picked = torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:SCORED].sort().values
+    columns = {name: _picked(rows, picked) for name, rows in source.columns().items()}
     description = dict(source.description)
-    columns = embed(raw, data.select(torch.arange(1))).shape[1]
     if source.image_size:
         description["image_size"] = min(source.image_size, 32)
-    for label, id, arguments in (
-        ("whitened PCA", "pca", {"n_components": min(128, len(some), columns)}),
-        ("patch k-means", "patch-kmeans", {"n_clusters": 200}),
-    ):
-        if source.modality == "image" or id == "pca":
-            learner = fit(build(id, description, arguments=arguments, seed=seed), some, max_steps=1, seed=seed)
-            encoders[label] = encoder_of(learner)
+    for label, id in QUICK.get(modality, ()):
+        learner = build(id, description, arguments=_quick_arguments(id, columns), seed=seed)
+        read = read_columns(learner, columns)
+        some = Dataset({name: rows for name, rows in read.items() if not isinstance(rows, list)}, modality=modality)
+        encoders[label] = encoder_of(fit(learner, some, max_steps=1, seed=seed))
     return encoders
+
+
+def _picked(rows: Any, items: torch.Tensor) -> Any:
+    return [rows[i] for i in items.tolist()] if isinstance(rows, list) else rows[items]
+
+
+def _quick_arguments(id: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+    if id == "patch-kmeans":
+        return {"n_clusters": 200}
+    rows = next(iter(columns.values()))
+    wide = embed(Raw(), {"x": rows[:1]}).shape[1] if id == "pca" else 128
+    return {"n_components": min(128, len(rows), wide)}
 
 
 class Raw(nn.Module):
@@ -288,7 +318,7 @@ class Raw(nn.Module):
     def prepare(self, items: torch.Tensor) -> torch.Tensor:
         from tacit.views import as_float
 
-        return as_float(items, 16) if items.ndim == 4 else items.float()
+        return as_float(items, 16) if items.ndim == 4 else items.float().nan_to_num()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.flatten(1)
@@ -296,6 +326,8 @@ class Raw(nn.Module):
 
 def _next_commands(folder: Path, source: Source) -> list[str]:
     first = Path(source.where) / next(iter(source.uris), "")
-    query = shlex.quote(str(first)) if first.is_file() else "PICTURE.jpg"
+    query = shlex.quote(str(first)) if first.is_file() else {"image": "PICTURE.jpg"}.get(source.modality, "--item 0")
+    if source.modality == "text":
+        query = shlex.quote(" ".join((source.texts or [""])[0].split()[:4]))
     run = shlex.quote(str(folder))
     return [f"tacit search {run} {query}", f"tacit search {run} --duplicates", f"tacit export {run} --to onnx"]

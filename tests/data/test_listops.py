@@ -62,7 +62,7 @@ def test_lengths_depths_and_arguments_stay_in_range():
     assert min(lengths) >= 10
     assert max(lengths) <= 40
     assert max(map(depth_of, data["text"])) == 3
-    flat = [text for text in listops(200, max_depth=1, max_args=4, min_length=4, max_length=9)["text"]]
+    flat = listops(200, max_depth=1, max_args=4, min_length=4, max_length=9)["text"]
     assert {len(text.split()) for text in flat} == {4, 5, 6}  # brackets and 2 to 4 digits
 
 

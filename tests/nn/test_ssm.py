@@ -1,4 +1,4 @@
-"""S4D: the convolution against the recurrence, the recurrence against scipy's discretisation of the continuous model."""
+"""S4D: the convolution against the recurrence, and against scipy's discretisation of the continuous model."""
 
 import math
 

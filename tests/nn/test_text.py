@@ -1,9 +1,11 @@
 import copy
+import sys
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load, save
 from torch import nn
 
 from tacit.errors import ArgumentError
@@ -53,9 +55,8 @@ def test_causal_tokens_see_nothing_later(body):
 def test_how_far_a_token_sees(body, reach):
     encoder, x = small(body, num_layers=2), rows(12)
     embedded = encoder.embedding(x).detach().requires_grad_()
-    encoder.tokens(x, embedded)[0, 0].sum().backward()
-    seen = embedded.grad[0].abs().sum(1).nonzero().max().item() if body != "bag" else 0
-    assert seen == reach
+    encoder.tokens(x, embedded)[0, 0, 0].backward()
+    assert embedded.grad[0].abs().sum(1).nonzero().max() == reach
 
 
 def test_the_transformer_is_torchs():
@@ -92,9 +93,7 @@ def test_the_gated_convolution_is_its_equation():
     states = encoder.embedding(x)
     padded = F.pad(body.norms[0](states), (0, 0, 2, 2))[0]
     weight, bias = body.convolutions[0].weight, body.convolutions[0].bias
-    windows = torch.stack(
-        [torch.einsum("okw,wk->o", weight, padded.T[:, i : i + 5].T.flip(0).flip(0)) for i in range(7)]
-    )
+    windows = torch.stack([torch.einsum("okw,wk->o", weight, padded[i : i + 5]) for i in range(7)])
     linear, gate = (windows + bias).split(16, dim=1)
     torch.testing.assert_close(encoder.tokens(x)[0], body.norm(states[0] + linear * gate.sigmoid()))
 
@@ -154,14 +153,14 @@ def test_config_and_state_rebuild_it(name, tokenizer):
 def test_another_vocabulary_is_read_when_loaded():
     first, second = small(), small().fit_prepare(["entirely other words"])
     assert first.tokenizer.tokens != second.tokenizer.tokens
-    load_state(first, second.state_dict())
+    first.load_state_dict(load(save(second.state_dict())))
     assert first.tokenizer.tokens == second.tokenizer.tokens
     assert copy.deepcopy(first).prepare(TEXTS).equal(second.prepare(TEXTS))
 
 
 def test_auto_takes_words_where_tokenizers_is_missing(monkeypatch):
     assert small(tokenizer="auto", vocab_size=100).tokenizer.kind == "wordpiece"
-    monkeypatch.setattr("tacit.nn._text.has_tokenizers", lambda: False)
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
     assert small(tokenizer="auto", vocab_size=100).tokenizer.kind == "words"
 
 

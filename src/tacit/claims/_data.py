@@ -57,12 +57,27 @@ class Part:
         tensors = {name: rows for name, rows in self.columns.items() if isinstance(rows, Tensor)}
         return Dataset(tensors, modality=self.modality)
 
+    def read_by(self, learner: Any) -> Dataset:
+        """The columns as this learner reads them, its vocabularies fitted: texts as token numbers, and so on."""
+        from tacit.building import read_columns
+
+        read = read_columns(learner, self.columns, fitted=True)
+        if all(rows is self.columns.get(name) for name, rows in read.items()):
+            return self.dataset
+        tensors = {name: rows for name, rows in read.items() if isinstance(rows, Tensor)}
+        return Dataset(tensors, modality=self.modality)
+
     @cached_property
     def description(self) -> dict[str, Any]:
         """What `build` and `recipe` ask for: modality, n, image_size, channels, n_classes, dim."""
         said: dict[str, Any] = {"modality": self.modality, "n": len(self), "n_classes": self.n_classes}
-        if isinstance(self.x, Tensor) and self.x.ndim == 4:
-            said |= {"image_size": self.x.shape[-1], "channels": self.x.shape[1]}
+        image = self.columns["image"] if self.modality == "pairs" and "image" in self.columns else self.x
+        if isinstance(image, Tensor) and image.ndim == 4:
+            said |= {"image_size": image.shape[-1], "channels": image.shape[1]}
+        elif self.modality == "series" and isinstance(self.x, Tensor):
+            said |= {"channels": self.x.shape[1], "length": self.x.shape[2]}
+        elif self.modality == "graph" and isinstance(self.x, Tensor):
+            said |= {"size": self.x.shape[1], "in_features": self.x.shape[2] - self.x.shape[1]}
         elif isinstance(self.x, Tensor):
             said |= {"dim": self.x.shape[-1]}
         return said

@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 FLOORS = ("nn", "views", "losses", "data", "evaluate")
 """Shared parts that count by their code. The engines of training and claims count by the integer below."""
-NAMES = ROOT / "nn" / "_build.py"
+NAMES = ROOT / "nn" / "_encoders.py"
 """Encoders by name: part of the engine like building.py, or each new encoder would make old records stale."""
 ENGINE = 1
 """Raised by hand when a change in training or claims moves results."""

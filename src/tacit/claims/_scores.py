@@ -39,10 +39,11 @@ def score(y: Any, predictions: Any, by: str | Callable[[Any, Any], float]) -> fl
 
 def score_features(encoder: nn.Module, train: Any, unseen: Any, by: str) -> float:
     """k-NN or linear-probe accuracy of the encoder's features, the classifier fitted on `train`."""
-    from tacit.embedding import embed
+    from tacit.embedding import embed, prepared
     from tacit.evaluate import knn_accuracy, linear_probe
 
     measure: Any = {"knn": knn_accuracy, "linear_probe": linear_probe}[by]
     encoder.eval()
-    seen, new = (torch.from_numpy(embed(encoder, {"x": part.x})) for part in (train, unseen))
+    rows = [part.x if isinstance(part.x, torch.Tensor) else prepared(encoder, part.x) for part in (train, unseen)]
+    seen, new = (torch.from_numpy(embed(encoder, {"x": x})) for x in rows)
     return unseen.score(np.zeros(len(unseen)), by=lambda y, _: float(measure(seen, train.y, new, torch.from_numpy(y))))

@@ -80,21 +80,26 @@ class Trial:
             arguments: of its constructor; `encoder` may be a module, or a config such as
                 `{"name": "resnet8", "width": 32}`.
         """
-        from tacit.building import build
+        from tacit.building import build, read_columns
 
         kind, encoder = _learner(system), arguments.get("encoder")
         if isinstance(encoder, Mapping):
             arguments["encoder"] = self.encoder(encoder, part)
-        return build(kind, part.description, "small", arguments=arguments, seed=self.seed)
+        learner = build(kind, part.description, "small", arguments=arguments, seed=self.seed)
+        read_columns(learner, part.columns)
+        return learner
 
     def encoder(self, config: Mapping[str, Any], part: Part) -> nn.Module:
-        """An encoder by its config, its weights drawn by the seed, for the images of the part."""
-        from tacit.nn import encoder
+        """An encoder by its config, its weights drawn by the seed, for the items of the part."""
+        from tacit.building import read_columns, shape_of
+        from tacit.nn import encoder, modality_of
 
-        shape = {"image_size": part.description["image_size"], "in_channels": part.description["channels"]}
+        shape = shape_of(modality_of(config["name"]), part.description)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return encoder(**shape, **config)
+            made = encoder(**{**shape, **config})
+        read_columns(made, part.columns)
+        return made
 
     def fit(self, learner: Any, data: Part | Any, **training: Any) -> Any:
         """Train in place by `tacit.fit` and hand back: the learner's small preset, the claim's steps, the seed.
@@ -106,7 +111,7 @@ class Trial:
         """
         from tacit.training import fit
 
-        items = data.dataset if isinstance(data, Part) else data
+        items = data.read_by(learner) if isinstance(data, Part) else data
         kind = type(learner)
         # while settings are tuned, what is drawn wins over what the claim says
         words = _training_words(kind) | training | _of_fit(kind, self.overrides.get(_name(learner), {}))
@@ -162,12 +167,13 @@ class Trial:
         scores = [function(candidate, *part.divide(0.8)) for candidate in candidates]
         return candidates[int(np.argmax(scores))]
 
-    def predict(self, module: nn.Module, x: Tensor, *, batch_size: int = 500) -> Tensor:
+    def predict(self, module: nn.Module, x: Tensor | list[Any], *, batch_size: int = 500) -> Tensor:
         """What the module gives for x, in batches, in eval mode, without gradient; its `prepare` goes first."""
         from tacit.embedding import prepared
 
         module.to(self.device).eval()
         with torch.no_grad():
+            x = x if isinstance(x, Tensor) else prepared(module, x)
             found = [module(prepared(module, batch.to(self.device))).float().cpu() for batch in x.split(batch_size)]
         return torch.cat(found)
 

@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_cpp": ["CPP", "name_clusters"],
         "_hidden_classes": ["HiddenClassSearchCV", "estimate_n_clusters"],
         "_ila_sdp": ["LikelihoodAdjustedSDP"],
+        "_lbl2vec": ["Lbl2Vec"],
         "_lls_ddfa": ["LatentLabelShiftClusterer"],
         "_pbn_tabular_ncd": ["NCDKMeans", "NCDSpectralClustering", "ProjectionNCD"],
         "_sdp_kmeans": ["SDPKMeans"],

@@ -9,6 +9,7 @@ from tacit.data._dataset import Column, Dataset, as_dataset
 from tacit.data._digits import load_digits
 from tacit.data._drawn import Drawn, draw_scenes, load_demo
 from tacit.data._glyphs import FONTS, glyphs
+from tacit.data._graph_files import Graphs, read_graph
 from tacit.data._graphs import Graph, ego_networks, ego_png, pack_graphs, reduce_features, whole_graphs
 from tacit.data._images import read_image
 from tacit.data._ledger import Ledger, Use
@@ -18,7 +19,7 @@ from tacit.data._open import Skipped, Source, open, write_skipped
 from tacit.data._rooms import rooms
 from tacit.data._rows import Table, arrow_table, read_table
 from tacit.data._scenes import OBJECT_COLUMNS, scenes
-from tacit.data._series import Series, read_series, sparkline_png
+from tacit.data._series import Series, average_steps, read_series, sparkline_png
 from tacit.data._stand_ins import stand_in
 from tacit.data._structural_graphs import structural_graphs
 from tacit.data._toys import fractals, gaussian_mixture, shapes, signals, two_view_latents
@@ -30,6 +31,7 @@ __all__ = [
     "Dataset",
     "Drawn",
     "Graph",
+    "Graphs",
     "Ledger",
     "Named",
     "Series",
@@ -39,6 +41,7 @@ __all__ = [
     "Use",
     "arrow_table",
     "as_dataset",
+    "average_steps",
     "cache_folder",
     "cache_size",
     "captioned_glyphs",
@@ -61,6 +64,7 @@ __all__ = [
     "open",
     "pack_graphs",
     "read_audio",
+    "read_graph",
     "read_image",
     "read_series",
     "read_table",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import math
 import os
@@ -201,7 +202,7 @@ def _what_else(data: bytes) -> str:
     if not head.strip(b"\0"):
         return "damaged: nothing but zeros"
     try:
-        text = head.decode("utf-8", errors="strict" if len(data) <= len(head) else "ignore")
+        text = codecs.getincrementaldecoder("utf-8")().decode(head)  # which may end within a character
     except UnicodeDecodeError:
         return "not audio: unknown format"
     if all(character.isprintable() or character.isspace() for character in text):

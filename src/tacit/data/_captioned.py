@@ -56,10 +56,13 @@ WORDINGS = (
     "in the {place} there is a {colour} {character}",
     "the {character} is {colour} and {size}",
     "here you see a {style} {colour} {character} on a dark ground",
-    "photo no {number} of a {colour} {character}",
-    "{character} in {colour}, taken in {year}",
+    "photo by {name} of a {colour} {character}",
+    "{character} in {colour}, taken on a {day}",
 )
 """As people write: in many ways, not all of the picture, and some of what nobody can see in it."""
+
+NAMES = ("anna", "boris", "chen", "divya", "emeka", "fatima", "goran", "hana")
+DAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 
 
 def captioned_glyphs(
@@ -101,9 +104,9 @@ def captioned_glyphs(
 
     >>> data = captioned_glyphs(3, image_size=20)
     >>> data["image"].shape, data["text"][0]
-    ((3, 3, 20, 20), 'a plain D, white')
+    ((3, 3, 20, 20), 'pale K, little and slanted, bottom left')
     >>> glyph_names("pair")[int(data["character"][0]) * 8 + int(data["colour"][0])]
-    'white D'
+    'white K'
     """
     expect("image_size", image_size, image_size >= 15, "at least 15 pixels")
     expect("held_out", held_out, 0 <= held_out <= n, f"0 to n={n} items")
@@ -165,7 +168,7 @@ def _paint(ink: Array, colour: Array, place: Array, size: int, chance: _Chance) 
 
 def _captions(factors: dict[str, Array], characters: str, fonts: tuple[str, ...], chance: _Chance) -> list[str]:
     n, colours, places = len(factors["character"]), list(COLOURS), list(PLACES)
-    wording, word, number, year = (chance.uniform(n) for _ in range(4))
+    wording, word, name, day = (chance.uniform(n) for _ in range(4))
     captions = []
     for item in range(n):
         character, colour, size, style, place = (int(column[item]) for column in factors.values())
@@ -175,8 +178,8 @@ def _captions(factors: dict[str, Array], characters: str, fonts: tuple[str, ...]
             size=_one_of(SYNONYMS[SIZES[size]], word[item]),
             style=_style(fonts[style]),
             place=places[place],
-            number=int(number[item] * 1000),
-            year=1950 + int(year[item] * 70),
+            name=_one_of(NAMES, name[item]),
+            day=_one_of(DAYS, day[item]),
         )
         captions.append(_with_articles(caption))
     return captions

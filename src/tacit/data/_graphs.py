@@ -219,7 +219,7 @@ def join(graphs: Sequence[Graph]) -> tuple[Graph, Array]:
     counts = np.array([graph.n_nodes for graph in graphs], np.int64)
     starts = np.cumsum(counts) - counts
     edges = np.concatenate([graph.edges + start for graph, start in zip(graphs, starts, strict=True)])
-    features = None if widths == {0} else np.concatenate([graph.features for graph in graphs])  # type: ignore[misc]
+    features = None if widths == {0} else np.concatenate([graph.features for graph in graphs])
     return Graph(edges, int(counts.sum()), features), starts
 
 

@@ -24,6 +24,8 @@ _ENDINGS = {
     "video": "mp4 mov avi mkv webm m4v mpg mpeg",
     "table": "csv tsv parquet jsonl ndjson",
     "array": "npy npz",
+    "series": "ts",
+    "graph": "graphml gml gexf edges",
 }
 KINDS: Mapping[str, str] = {ending: kind for kind, endings in _ENDINGS.items() for ending in endings.split()}
 """Ending of a file's name, in lower case -> kind of data."""
@@ -31,7 +33,7 @@ KINDS: Mapping[str, str] = {ending: kind for kind, endings in _ENDINGS.items() f
 LOOKED_FOR = "images (.jpg, .png, .webp, .gif, .bmp, .tif and others)"
 NOT_AN_IMAGE = "not an image by its name"
 """Why files beside the images are left out; unlike what cannot be read, this is never an error."""
-LEARNS_FROM = "this version learns from images, and from arrays of images or of points"
+LEARNS_FROM = "tacit learns from images, texts, sounds, series, tables, graphs, and arrays of images or of points"
 MAX_CAPTION = 2**16
 """Bytes of a caption's file that are read."""
 
@@ -60,15 +62,39 @@ class Listing:
 # Folders, globs, lists, archives --------------------------------------------------------------------------------------
 
 
-def list_folder(root: Path, *, modality: str | None, labels: str, progress: Progress) -> Listing:
-    """All images in a folder and in those below it, by relative path."""
+@dataclass
+class Files:
+    """Files that were found, by name, unread."""
+
+    where: str
+    what: str
+    names: Sequence[str]
+    """In order; relative to `where`, with slashes."""
+    read: Callable[[str], bytes]
+    stamp: Callable[[str], Stamp]
+    problems: list[Skipped] = field(default_factory=list)
+
+    def kinds(self) -> Counter[str | None]:
+        """How many there are of each kind by their names; captions beside images are none."""
+        beside = set(_captions_beside(self.names).values())
+        return Counter(_kind(name) for name in self.names if name not in beside)
+
+    def of_kind(self, kind: str, endings: Sequence[str] = ()) -> tuple[list[str], list[Skipped]]:
+        """The files of one kind (and of these endings), and why the others are left out."""
+        fits = [name for name in self.names if _kind(name) == kind and (not endings or _ending(name) in endings)]
+        used = set(fits)
+        why = [Skipped(printable(name), f"no {kind} by its name: .{_ending(name)}") for name in self.names]
+        return fits, [*self.problems, *(one for one, name in zip(why, self.names, strict=True) if name not in used)]
+
+
+def folder_files(root: Path, progress: Progress) -> Files:
+    """All files in a folder and in those below it, by relative path."""
     problems: list[Skipped] = []
-    names = sorted(_counted(walk(str(root), problems), progress))
-    return _list_files(root, names, "folder", problems, modality, labels)
+    return _files_below(root, sorted(_counted(walk(str(root), problems), progress)), "folder", problems)
 
 
-def list_glob(pattern: str, *, modality: str | None, labels: str, progress: Progress) -> Listing:
-    """All images whose paths match; a folder that matches counts with all that is in it."""
+def glob_files(pattern: str, progress: Progress) -> Files:
+    """All files whose paths match; a folder that matches counts with all that is in it."""
     parts = full_path(pattern).parts
     fixed = next(number for number, part in enumerate(parts) if has_wildcard(part))
     root, problems = Path(*parts[:fixed]), list[Skipped]()
@@ -77,19 +103,18 @@ def list_glob(pattern: str, *, modality: str | None, labels: str, progress: Prog
         names = sorted(set(_counted(matches, progress)))
     except ValueError as error:  # ** within a name, in Pythons before 3.13
         raise DataError(f"{pattern!r} is not a glob: {error}") from error
-    return _list_files(root, names, "glob", problems, modality, labels)
+    return _files_below(root, names, "glob", problems)
 
 
-def list_paths(paths: Sequence[str | os.PathLike[str]], *, modality: str | None, labels: str) -> Listing:
-    """The images that were named one by one."""
+def named_files(paths: Sequence[str | os.PathLike[str]]) -> Files:
+    """The files that were named one by one."""
     files = [full_path(path) for path in paths]
     root = Path(os.path.commonpath([file.parent for file in files]))
-    names = sorted({file.relative_to(root).as_posix() for file in files})
-    return _list_files(root, names, "list of files", [], modality, labels)
+    return _files_below(root, sorted({file.relative_to(root).as_posix() for file in files}), "list of files", [])
 
 
-def list_zip(path: Path, stack: ExitStack, *, modality: str | None, labels: str) -> Listing:
-    """All images in an archive, which is not unpacked; it stays open until `stack` closes it."""
+def zip_files(path: Path, stack: ExitStack) -> Files:
+    """All files in an archive, which is not unpacked; it stays open until `stack` closes it."""
     try:
         archive = stack.enter_context(zipfile.ZipFile(path))
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
@@ -101,7 +126,7 @@ def list_zip(path: Path, stack: ExitStack, *, modality: str | None, labels: str)
     def stamp(name: str) -> Stamp:
         return Stamp(os.fsencode(f"{path}\0{name}"), found.st_size, found.st_mtime_ns)
 
-    return _list_named(str(path), "zip", names, [], partial(_read_member, archive, members), stamp, modality, labels)
+    return Files(str(path), "zip", names, partial(_read_member, archive, members), stamp)
 
 
 def full_path(path: str | os.PathLike[str]) -> Path:
@@ -212,40 +237,31 @@ def _read_member(archive: zipfile.ZipFile, members: Mapping[str, zipfile.ZipInfo
 # Which of the files are items -----------------------------------------------------------------------------------------
 
 
-def _list_files(
-    root: Path, names: Sequence[str], what: str, problems: list[Skipped], modality: str | None, labels: str
-) -> Listing:
+def _files_below(root: Path, names: Sequence[str], what: str, problems: list[Skipped]) -> Files:
     def read(name: str) -> bytes:
         return read_file(f"{root}/{name}")
 
     def stamp(name: str) -> Stamp:
         return file_stamp(f"{root}/{name}")
 
-    return _list_named(str(root), what, names, problems, read, stamp, modality, labels)
+    return Files(str(root), what, names, read, stamp, problems)
 
 
-def _list_named(
-    where: str,
-    what: str,
-    names: Sequence[str],
-    problems: list[Skipped],
-    read: Callable[[str], bytes],
-    stamp: Callable[[str], Stamp],
-    modality: str | None,
-    labels: str,
-) -> Listing:
+def list_images(files: Files, *, modality: str | None, labels: str) -> Listing:
+    """The images among the files."""
+    names, read, stamp = files.names, files.read, files.stamp
     captions = _captions_beside(names)
     beside = set(captions.values())
-    images = _images_among(names, where, problems, beside, modality)
+    images = _images_among(names, files.where, files.problems, beside, modality)
     used = beside.union(images)
     others = [Skipped(printable(name), _not_an_image(name)) for name in names if name not in used]
     found, labels_from = folder_labels(images, labels)
     return Listing(
-        where=printable(where),
-        what=what,
+        where=printable(files.where),
+        what=files.what,
         uris=[printable(name) for name in images],
         items=lambda: (Item(printable(name), partial(read, name), partial(stamp, name)) for name in images),
-        skipped=problems + others,
+        skipped=files.problems + others,
         labels=found,
         labels_from=labels_from,
         captions=[_caption(read, captions.get(name)) for name in images] if captions else None,

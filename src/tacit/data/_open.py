@@ -7,34 +7,38 @@ import hashlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from tacit.data import _arrays, _images, _packs, _tables
+from tacit.data import _arrays, _images, _kinds, _packs, _tables, _texts
 from tacit.data._arrays import Points, list_array
 from tacit.data._cache import Fact, FileIndex, cache_folder, megabytes
 from tacit.data._dataset import Dataset
+from tacit.data._kinds import Found
 from tacit.data._listing import (
     KINDS,
     LEARNS_FROM,
     LOOKED_FOR,
     NOT_AN_IMAGE,
+    Files,
     Labels,
     Listing,
+    folder_files,
     full_path,
+    glob_files,
     has_wildcard,
-    list_folder,
-    list_glob,
-    list_paths,
-    list_zip,
+    list_images,
+    named_files,
+    zip_files,
 )
-from tacit.data._packs import Progress, Skipped, Thumbnails, Unusable
+from tacit.data._packs import Progress, Skipped, Unusable
 from tacit.data._points import pack_points
 from tacit.errors import DataError, expect, nearest, unknown
 
@@ -53,8 +57,9 @@ class Source:
     """What was found in a user's data: a Dataset to learn from, and what is known of its n items.
 
     Attributes:
-        modality: image or points.
-        dataset: the column `x`, memory-mapped: uint8 (n, c, s, s), or float32 (n, d) for points.
+        modality: image, text, audio, series, table, graph or points.
+        dataset: the column `x`: uint8 (n, c, s, s), float32 (n, d) for points, or what `prepare` of the encoders of its
+            kind takes; for texts, which an encoder turns into numbers first, the column `length` alone.
         where: the folder, file or archive that uris are relative to, or what else the items come from.
         what: the same in a word or two: folder, zip...
         uris: n names: paths relative to `where`, row names, or item numbers.
@@ -62,13 +67,16 @@ class Source:
         skipped: what was not used, and why.
         labels: name -> n values, None where there is none. For evaluation only: they are not in `dataset`.
         labels_from: where the labels were found.
-        captions: n texts or None, where there are any.
+        captions: n texts or None, where there are any: beside images, or the beginnings of texts, the values of rows...
         sizes: int32 (n, 2), width and height of the original images.
         thumbnails: `thumbnails[i]` is a JPEG of at most 64 pixels, in bytes; None for points.
         channels: 1 if every image is grey, else 3; None for points.
         image_size: side in pixels to learn at; None for points.
         cached: the folder in the cache.
         remarks: sentences on what was chosen or changed.
+        texts: the items themselves, where they are texts.
+        shape: what `description` says beside, by kind of data: `sample_rate`, `length`, `categories`...
+        counted: the items in words; empty for images and points.
     """
 
     modality: str
@@ -83,18 +91,31 @@ class Source:
     labels_from: str = ""
     captions: list[str | None] | None = None
     sizes: np.ndarray | None = None
-    thumbnails: Thumbnails | None = None
+    thumbnails: Sequence[bytes] | None = None
     channels: int | None = None
     image_size: int | None = None
     remarks: list[str] = field(default_factory=list)
 
+    texts: list[str] | None = None
+    shape: dict[str, Any] = field(default_factory=dict)
+    counted: str = ""
+
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def columns(self) -> dict[str, Any]:
+        """What `building.read_columns` makes a learner's columns of: arrays, and texts as they are."""
+        columns: dict[str, Any] = {"x": self.dataset["x"]} if "x" in self.dataset else {}
+        if self.texts is not None:
+            return {**columns, "text": self.texts}
+        if self.captions is not None and self.modality == "image":
+            return {**columns, "image": self.dataset["x"], "text": [caption or "" for caption in self.captions]}
+        return columns
+
     @property
-    def description(self) -> dict[str, str | int | bool | None]:
+    def description(self) -> dict[str, Any]:
         """What a run's config.json says of its data: modality, n, channels, image_size, dim, where, fingerprint..."""
-        shape = self.dataset["x"].shape
+        shape = self.dataset["x"].shape if "x" in self.dataset else ()
         return {
             "modality": self.modality,
             "n": len(self),
@@ -108,7 +129,7 @@ class Source:
             "where": self.where,
             "what": self.what,
             "fingerprint": self.dataset.fingerprint,
-        }
+        } | self.shape
 
     def describe(self) -> list[str]:
         """What was found, in sentences."""
@@ -118,7 +139,7 @@ class Source:
         if self.labels:
             kinds = ", ".join(f"{name} ({len(set(values) - {None}):,})" for name, values in self.labels.items())
             lines.append(f"Labels found, {self.labels_from}: {kinds}; for evaluation only, never used for learning.")
-        if self.captions is not None:
+        if self.captions is not None and self.modality == "image":
             written = sum(caption is not None for caption in self.captions)
             lines.append(f"Captions found for {written:,} items: offered only to a method that asks for text.")
         if self.cached.is_dir():
@@ -128,6 +149,8 @@ class Source:
 
     def _found(self) -> str:
         n, where = len(self), self.where if self.what in self.where else f"{self.where} ({self.what})"
+        if self.counted:
+            return f"Found {self.counted} in {where}."
         if self.sizes is None:
             dim = self.dataset["x"].shape[1]
             return f"Found {n:,} point{'s' * (n != 1)} of {dim:,} dimensions in {where}."
@@ -151,6 +174,7 @@ def open(
     cache_dir: str | os.PathLike[str] | None = None,
     num_workers: int | None = None,
     progress: Progress | None = None,
+    like: Mapping[str, Any] | None = None,
 ) -> Source:
     """Find out what `x` holds and make a Dataset of it.
 
@@ -178,6 +202,7 @@ def open(
         cache_dir: instead of the user's cache folder.
         num_workers: threads that read and decode files; as many as cores, at most 8, if None.
         progress: called as `progress(stage, done, total)`; stage is listing (total None), reading or decoding.
+        like: `description` of other data that this is read like: a table's columns and categories, a sound's rate.
 
     Raises:
         DataError: nothing there, nothing readable, or another kind of data; or the cache cannot be written.
@@ -195,9 +220,12 @@ def open(
     _check(modality, image_size, labels, on_error)
     tell, cache = progress or _silent, cache_folder(cache_dir)
     with ExitStack() as stack:
-        found = _find(x, stack, modality, labels, tell)
+        look = _Look(stack, "image" if modality == "pairs" else modality, labels, tell, cache, num_workers, like or {})
+        found = _find(x, look)
         if isinstance(found, Points):
             return _points(found, on_error == "raise", cache, tell)
+        if isinstance(found, Found):
+            return _of_kind(found, on_error == "raise")
         return _images_of(found, image_size, on_error == "raise", cache, num_workers, tell)
 
 
@@ -237,8 +265,6 @@ def count_reasons(skipped: Iterable[Skipped]) -> str:
 def _check(modality: str | None, image_size: int | None, labels: str, on_error: str) -> None:
     if modality is not None and modality not in MODALITIES:
         raise unknown("modality", modality, MODALITIES)
-    if modality not in (None, "image", "points"):
-        raise DataError(f"modality={modality!r}: {LEARNS_FROM}")
     if on_error not in ("skip", "raise"):
         raise unknown("on_error", on_error, ("skip", "raise"))
     expect("labels", labels, isinstance(labels, str) and labels != "", "auto, folder, none or the name of a column")
@@ -251,21 +277,47 @@ def _silent(stage: str, done: int, total: int | None) -> None:
     pass
 
 
-def _find(x: Any, stack: ExitStack, modality: str | None, labels: str, tell: Progress) -> Listing | Points:
+@dataclass
+class _Look:
+    """What the user said of the data, and what reading it needs."""
+
+    stack: ExitStack
+    modality: str | None
+    labels: str
+    tell: Progress
+    cache: Path
+    num_workers: int | None
+    like: Mapping[str, Any]
+
+
+def _find(x: Any, look: _Look) -> Listing | Points | Found:
     if isinstance(x, str) and x.partition(":")[0] == "demo":
-        return _find_drawn(x, labels)
+        return _find_drawn(x, look.labels)
     if isinstance(x, str | os.PathLike):
-        return _find_path(os.fspath(x), stack, modality, labels, tell)
+        return _find_path(os.fspath(x), look)
+    kind = look.modality or _kinds.kind_of_object(x)
+    if kind in ("text", "series", "table", "graph"):
+        return _find_object(x, kind, look)
     if isinstance(x, np.ndarray | Tensor):
-        _arrays.check_labels(labels, [])
+        _arrays.check_labels(look.labels, [])
         kind = "array" if isinstance(x, np.ndarray) else "tensor"
-        return list_array(x, f"an {kind}" if kind == "array" else f"a {kind}", kind, modality=modality)
+        return list_array(x, f"an {kind}" if kind == "array" else f"a {kind}", kind, modality=look.modality)
     if isinstance(x, list | tuple) and x and all(isinstance(path, str | os.PathLike) for path in x):
-        return list_paths(x, modality=modality, labels=labels)
+        return _among(named_files(x), look)
     raise DataError(
-        f"x={type(x).__name__}: expected a path (folder, zip, glob, image, .npy, .npz, .parquet, .csv, .jsonl), "
-        f"a list of paths, an array, a tensor, 'demo' or 'demo:digits'; {LEARNS_FROM}"
+        f"x={type(x).__name__}: expected a path (folder, zip, glob, file), a list of paths or of texts, an array, a "
+        f"tensor, a data frame, a graph, 'demo' or 'demo:digits'; {LEARNS_FROM}"
     )
+
+
+def _find_object(x: Any, kind: str, look: _Look) -> Found:
+    if kind == "text":
+        return _kinds.texts_of(_texts.read_list(x))
+    if kind == "series":
+        return _kinds.series_of(_kinds.as_array(x), look.labels, "an array")
+    if kind == "table":
+        return _kinds.table_of(x, look.labels, "a table", look.like.get("schema"))
+    return _kinds.graph_of(x, look.labels)
 
 
 def _find_drawn(name: str, labels: str) -> Listing | Points:
@@ -286,21 +338,54 @@ def _find_drawn(name: str, labels: str) -> Listing | Points:
     )
 
 
-def _find_path(x: str, stack: ExitStack, modality: str | None, labels: str, tell: Progress) -> Listing | Points:
+def _find_path(x: str, look: _Look) -> Listing | Points | Found:
     path = full_path(x)
     try:
         folder, file, there = path.is_dir(), path.is_file(), path.exists()
     except OSError as error:
         raise DataError(f"{x!r} cannot be looked at: {error.strerror or error}") from error
     if folder:
-        return list_folder(path, modality=modality, labels=labels, progress=tell)
+        return _among(folder_files(path, look.tell), look)
     if file:
-        return _find_file(path, stack, modality, labels)
+        return _find_file(path, look)
     if there:
         raise DataError(f"{path} is neither a folder nor a regular file; looked for {LOOKED_FOR}")
     if has_wildcard(x):
-        return list_glob(x, modality=modality, labels=labels, progress=tell)
+        return _among(glob_files(x, look.tell), look)
     raise DataError(f"{x!r}: no such file or folder in {Path.cwd()}{_did_you_mean(path)}")
+
+
+def _among(files: Files, look: _Look) -> Listing | Found:
+    """The items among files of several kinds: those of the kind asked for, or of which there are most."""
+    kind = look.modality
+    if kind is None:
+        counts = files.kinds()
+        most = max((each for each in counts if each), key=lambda each: counts[each], default="image")
+        kind = most if counts[most] > counts["image"] else "image"
+        if kind == "table" and counts["table"] == 1:
+            only = next(name for name in files.names if KINDS.get(name.rpartition(".")[2].lower()) == "table")
+            return _find_file(Path(files.where, only), look)  # type: ignore[return-value]
+        if kind == "table":
+            raise DataError(
+                f"{files.where} holds {counts['table']:,} tables: modality='series' takes each for a series, a step a "
+                "row; give one of them alone to learn from its rows"
+            )
+    if kind == "text":
+        names, others = files.of_kind("text", _texts.ENDINGS)
+        found = _kinds.text_files(names, files.read, files.where, files.what, look.labels, look.tell)
+    elif kind == "audio":
+        names, others = files.of_kind("audio")
+        found = _kinds.sound_files(
+            names, files.read, files.where, files.what, look.labels, look.cache, look.tell, look.num_workers,
+            dict(look.like),
+        )  # fmt: skip
+    elif kind in ("series", "graph") and files.what == "folder":
+        read = partial(_kinds.series_of, labels=look.labels, where=files.where) if kind == "series" else None
+        return read(files.where) if read else _kinds.graph_of(files.where, look.labels)
+    else:
+        return list_images(files, modality=look.modality, labels=look.labels)
+    found.skipped = others + found.skipped
+    return found
 
 
 def _did_you_mean(path: Path) -> str:
@@ -311,23 +396,89 @@ def _did_you_mean(path: Path) -> str:
     return f"; did you mean {guess!r}?" if guess else ""
 
 
-def _find_file(path: Path, stack: ExitStack, modality: str | None, labels: str) -> Listing | Points:
-    ending = path.suffix.lower().removeprefix(".")
+def _find_file(path: Path, look: _Look) -> Listing | Points | Found:
+    ending, labels, modality = path.suffix.lower().removeprefix("."), look.labels, look.modality
     kind = KINDS.get(ending)
     if ending == "zip":
-        return list_zip(path, stack, modality=modality, labels=labels)
+        return _among(zip_files(path, look.stack), look)
     if kind == "table":
-        return _tables.list_table(path, labels=labels)
+        return _find_table(path, look)
+    if kind == "graph" or modality == "graph":
+        return _kinds.graph_of(path, labels)
+    if kind == "series" or modality == "series":
+        return _kinds.series_of(path, labels, str(path))
     if ending == "npy":
         _arrays.check_labels(labels, [])
         return list_array(_arrays.read_npy(path), str(path), ending, modality=modality)
     if ending == "npz":
         array, found = _arrays.read_npz(path, labels)
         return list_array(array, str(path), ending, modality=modality, labels=found)
+    if kind == "audio" or modality == "audio":
+        return _among(named_files([path]), replace(look, modality="audio"))
+    if ending in _texts.ENDINGS or modality == "text":
+        return _kinds.texts_of(_texts.read_lines(path, _images.read_file(str(path))))
     if kind == "image" or modality == "image":
-        return list_paths([path], modality="image", labels=labels)
-    what = f"{'an' if kind == 'audio' else 'a'} {kind} file" if kind else "of no kind that is known by its name"
+        return list_images(named_files([path]), modality="image", labels=labels)
+    what = f"a {kind} file" if kind else "of no kind that is known by its name"
     raise DataError(f"{path} is {what}; {LEARNS_FROM}" + ("" if kind else "; modality='image' tries it as an image"))
+
+
+def _find_table(path: Path, look: _Look) -> Listing | Found:
+    kind = look.modality or ("table" if look.like.get("schema") else _kinds.kind_of_table(path))
+    if kind == "text":
+        return _kinds.texts_of(_texts.read_text_table(path, labels=look.labels))
+    if kind == "table":
+        return _kinds.table_of(path, look.labels, str(path), look.like.get("schema"))
+    if kind == "series":
+        return _kinds.series_of(path, look.labels, str(path))
+    if kind == "graph":
+        return _kinds.graph_of(path, look.labels)
+    return _tables.list_table(path, labels=look.labels)
+
+
+# Texts, sounds, series, tables, graphs --------------------------------------------------------------------------------
+
+
+def _of_kind(found: Found, strict: bool) -> Source:
+    if strict and found.skipped:
+        first = found.skipped[0]
+        raise DataError(f"{first.uri} in {found.where}: {first.reason}; on_error='skip' leaves out what cannot be read")
+    if isinstance(found.rows, list):
+        lengths = np.array([len(text) for text in found.rows], np.int32)
+        dataset = _dataset({"length": lengths}, found.modality, found.hashes)
+    else:
+        dataset = _dataset({"x": found.rows}, found.modality, found.hashes)
+    return Source(
+        modality=found.modality,
+        dataset=dataset,
+        where=found.where,
+        what=found.what,
+        uris=found.uris,
+        hashes=found.hashes,
+        skipped=found.skipped,
+        cached=found.cached or Path(os.devnull),
+        labels=found.labels,
+        labels_from=found.labels_from,
+        captions=list(found.snippets) if found.snippets else None,
+        thumbnails=None if found.picture is None else Drawn(len(found.hashes), found.picture),
+        remarks=found.remarks,
+        texts=found.rows if isinstance(found.rows, list) else None,
+        shape=found.shape,
+        counted=found.counted,
+    )
+
+
+class Drawn(Sequence[bytes]):
+    """Pictures that stand for items, drawn when they are asked for."""
+
+    def __init__(self, n: int, draw: Callable[[int], bytes]) -> None:
+        self._n, self._draw = n, draw
+
+    def __len__(self) -> int:
+        return self._n
+
+    def __getitem__(self, item: Any) -> Any:
+        return [self._draw(i) for i in range(*item.indices(self._n))] if isinstance(item, slice) else self._draw(item)
 
 
 # Images ---------------------------------------------------------------------------------------------------------------
@@ -352,7 +503,7 @@ def _images_of(
     hashes = [facts[number].hash.hex() for number in pack.kept]
     return Source(
         modality="image",
-        dataset=_dataset(pack.x, "image", hashes),
+        dataset=_dataset({"x": pack.x}, "image", hashes),
         where=listing.where,
         what=listing.what,
         uris=_picked(listing.uris, pack.kept),
@@ -405,12 +556,12 @@ def _picked(values: Sequence[Any], kept: np.ndarray) -> list[Any]:
     return [values[number] for number in kept]
 
 
-def _dataset(x: np.ndarray, modality: str, hashes: Iterable[str]) -> Dataset:
+def _dataset(columns: dict[str, np.ndarray], modality: str, hashes: Iterable[str]) -> Dataset:
     """With a fingerprint of the items' contents and of the shape in which they are stored."""
-    digest = hashlib.sha256(f"{modality} {x.shape[1:]} ".encode())
+    digest = hashlib.sha256(f"{modality} {next(iter(columns.values())).shape[1:]} ".encode())
     for content in hashes:
         digest.update(bytes.fromhex(content))
-    return Dataset({"x": x}, modality=modality, fingerprint=digest.hexdigest())
+    return Dataset(columns, modality=modality, fingerprint=digest.hexdigest())
 
 
 # Points ---------------------------------------------------------------------------------------------------------------
@@ -424,7 +575,7 @@ def _points(points: Points, strict: bool, cache: Path, tell: Progress) -> Source
     hashes = [content.hex() for content in contents]
     return Source(
         modality="points",
-        dataset=_dataset(x, "points", hashes),
+        dataset=_dataset({"x": x}, "points", hashes),
         where=points.where,
         what=points.what,
         uris=[str(number) for number in kept],

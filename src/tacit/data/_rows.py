@@ -35,6 +35,9 @@ MISSING = ["", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "NULL", "n
 DELIMITERS = ",;\t|"
 IDENTIFIER = re.compile(r"^(id|idx|index|uuid|guid|key|rowid|row_id)$|(_|-|\s)(id|key|uuid)$|[a-z]I[dD]$")
 FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y")
+QUOTED = re.compile(r'"[^"]*"')
+DECIMAL = re.compile(rb"(?:^|;)\s*-?\d+([,.])\d+\s*(?=;|\r?$)", re.MULTILINE)
+"""A number with a decimal comma or point between semicolons."""
 DAY = 86_400e6
 """Microseconds."""
 
@@ -501,7 +504,7 @@ def _csv(path: Path, skipped: list[Skipped], remarks: list[str]) -> pyarrow.Tabl
 
     data = _utf8(path)
     header = data[: data.find(b"\n") + 1 or len(data)].decode().strip("\r\n")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=header.count)
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=QUOTED.sub("", header).count)
     names = next(split_line([header], delimiter=delimiter), [])
     bare = all(_number(name) is not None for name in names)
     if bare:
@@ -514,6 +517,10 @@ def _csv(path: Path, skipped: list[Skipped], remarks: list[str]) -> pyarrow.Tabl
         )
         return "skip"
 
+    marks = [match.group(1) for match in DECIMAL.finditer(data, 0, 100_000)] if delimiter == ";" else []
+    comma = marks.count(b",") > marks.count(b".")
+    if comma:
+        remarks.append("Numbers are read with a decimal comma.")
     count = range(1, len(names) + 1)
     columns = [
         f"column {i}" if bare or not name.strip() else name.strip() for i, name in zip(count, names, strict=True)
@@ -526,7 +533,9 @@ def _csv(path: Path, skipped: list[Skipped], remarks: list[str]) -> pyarrow.Tabl
             column_names=columns,
         ),
         parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=odd),
-        convert_options=csv.ConvertOptions(null_values=MISSING, strings_can_be_null=True),
+        convert_options=csv.ConvertOptions(
+            null_values=MISSING, strings_can_be_null=True, decimal_point="," if comma else "."
+        ),
     )
 
 
@@ -541,7 +550,7 @@ def _utf8(path: Path) -> bytes:
         raise DataError(f"{path} is empty: expected rows and columns")
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise DataError(f"{path} is UTF-16, not UTF-8: save it as UTF-8")
-    data = data.removeprefix(codecs.BOM_UTF8)
+    data = data.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
     try:
         data.decode()
     except UnicodeDecodeError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from tacit.data._rows import arrow_table
 from tacit.data._tables import as_label
 from tacit.errors import DataError, unknown
 
-__all__ = ["Series", "read_series", "sparkline_png"]
+__all__ = ["Series", "average_steps", "read_series", "sparkline_png"]
 
 MAX_STEPS = 4096
 IDS = ("id", "series_id", "series", "unique_id", "item_id", "item", "case_id", "key")
@@ -151,8 +152,6 @@ def _packed(found: _Found, where: str, max_steps: int) -> Series:
     series = [_cut(found.series[number]) for number in kept]
     stride = -(-max(one.shape[1] for one in series) // max_steps)
     if stride > 1:
-        from tacit.nn._series import average_steps
-
         longest = max(one.shape[1] for one in series)
         series = [average_steps(one, stride) for one in series]
         remarks.append(f"The longest series has {longest:,} steps; means over {stride:,} steps each are learned from.")
@@ -178,6 +177,21 @@ def _packed(found: _Found, where: str, max_steps: int) -> Series:
         skipped=skipped,
         remarks=remarks,
     )
+
+
+def average_steps(series: np.ndarray, stride: int) -> np.ndarray:
+    """Means over `stride` steps each, of what there is: (channels, time) -> (channels, ceil(time / stride)).
+
+    >>> average_steps(np.array([[1.0, 3.0, np.nan, 5.0, 7.0]]), 2).tolist()
+    [[2.0, 5.0, 7.0]]
+    """
+    if stride == 1:
+        return series
+    missing = -series.shape[1] % stride
+    padded = np.pad(np.asarray(series, np.float32), ((0, 0), (0, missing)), constant_values=np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is NaN, as is wanted here
+        return np.nanmean(padded.reshape(len(series), -1, stride), axis=2)
 
 
 def _unusable(series: np.ndarray, channels: int) -> str:
@@ -206,7 +220,7 @@ def _array(source: Any) -> _Found:
             raise DataError(
                 f"an array {said}: expected numbers (n, channels, time) or (n, time); cut one long series up"
             )
-        series = list(source.astype(np.float32).reshape(len(source), -1, source.shape[-1]))
+        series = list((source[:, None] if source.ndim == 2 else source).astype(np.float32))
         return _Found(series, [str(number) for number in range(len(series))])
     if not isinstance(source, list | tuple | np.ndarray) or not len(source):
         raise DataError(f"{type(source).__name__}: expected an array, a tensor, a list of arrays or a path")
@@ -215,7 +229,7 @@ def _array(source: Any) -> _Found:
         values = one.detach().cpu().numpy() if isinstance(one, Tensor) else np.asarray(one)
         if values.ndim not in (1, 2) or values.dtype.kind not in "biuf":
             raise DataError(f"series {number} is {values.dtype} {values.shape}: expected numbers (channels, time)")
-        series.append(values.astype(np.float32).reshape(-1, values.shape[-1]))
+        series.append((values[None] if values.ndim == 1 else values).astype(np.float32))
     return _Found(series, [str(number) for number in range(len(series))])
 
 
@@ -513,6 +527,7 @@ def sparkline_png(series: np.ndarray | Tensor, *, width: int = 160, height: int 
     values = values[None] if values.ndim == 1 else values
     there = np.flatnonzero(np.isfinite(values).any(axis=0))
     values = values[:, : there[-1] + 1] if len(there) else values[:, :0]
+    values = average_steps(values, max(1, -(-values.shape[1] // width)))  # a step a pixel, at most
     height, scale = min(height, 64), 3  # drawn larger, then reduced: smooth lines
     image = Image.new("RGB", (width * scale, height * scale), "white")
     draw = ImageDraw.Draw(image)
@@ -530,7 +545,7 @@ def sparkline_png(series: np.ndarray | Tensor, *, width: int = 160, height: int 
 
 
 def _runs(line: np.ndarray, width: int, height: int, margin: int) -> list[list[tuple[float, float]]]:
-    """Runs of points in pixels, of values that follow each other; means where there are more steps than pixels."""
+    """Runs of points in pixels, of values that follow each other."""
     there = np.isfinite(line)
     if not there.any():
         return []

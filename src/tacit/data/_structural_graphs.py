@@ -58,7 +58,7 @@ def structural_graphs(
     if task == "generators":
         expect("size", size, size >= LARGEST, f"at least {LARGEST}, the nodes of the largest graph")
         kinds = np.arange(n) % len(GENERATORS)
-        drawn = [_draw(kind, int(chance.integers(LARGEST // 2, LARGEST + 1)), chance) for kind in kinds]
+        drawn = [_draw(int(kind), int(chance.integers(LARGEST // 2, LARGEST + 1)), chance) for kind in kinds]
         return {"x": whole_graphs(drawn, size), "y": kinds, "graph": np.arange(n), "generator": kinds.copy()}
     raise unknown("task", task, ("roles", "generators"))
 

@@ -65,8 +65,8 @@ def list_table(path: Path, *, labels: str) -> Listing:
     kind = path.suffix.lower()
     table = READERS[kind](path)
     column = _image_column(table, path)
-    uris = _uris(table, column, path)
-    found, labels_from = _labels(table, column, uris, labels)
+    uris = row_names(table, column, path)
+    found, labels_from = label_columns(table, column, uris, labels)
     return Listing(
         where=str(path),
         what=f"{kind[1:]} file, column {column}",
@@ -191,6 +191,16 @@ def _image_column(table: Table, path: Path) -> str:
     )
 
 
+def holds_images(table: Table) -> bool:
+    """Whether a column holds encoded images or paths to them."""
+    first = {name for name in table.names if name.lower() in IMAGES}
+    for name in table.names:
+        sample = [value for value in islice(table.values(name), SAMPLE) if value is not None]
+        if _media(sample, trusted=name in first) == "image":
+            return True
+    return False
+
+
 def _media(sample: Sequence[Any], *, trusted: bool) -> str:
     """Kind of media that a column holds or points to, empty if none; the name of a `trusted` column says image."""
     for value in sample:
@@ -222,7 +232,7 @@ def _no_media(table: Table) -> str:
     return "series (columns id, time and value)" if {"id", "time", "value"} <= set(table.names) else "a table"
 
 
-def _uris(table: Table, column: str, path: Path) -> list[str]:
+def row_names(table: Table, column: str, path: Path) -> list[str]:
     """What names each row: its file, or a column of distinct names, or its number."""
     for name in (f"{column}.path", column, *NAMES):
         if name not in table.names:
@@ -237,7 +247,7 @@ def _uris(table: Table, column: str, path: Path) -> list[str]:
     return [f"{path.name}#{row}" for row in range(rows)]
 
 
-def _labels(table: Table, column: str, uris: Sequence[str], labels: str) -> tuple[Labels, str]:
+def label_columns(table: Table, column: str, uris: Sequence[str], labels: str) -> tuple[Labels, str]:
     if labels in ("none", "folder"):
         return folder_labels(uris, labels)
     if labels == "auto":

@@ -10,6 +10,7 @@ from tacit.evaluate._knn import knn_accuracy, knn_predict
 from tacit.evaluate._linear import linear_probe
 from tacit.evaluate._neighbours import approximate_neighbours, neighbours
 from tacit.evaluate._restoration import psnr, ssim
+from tacit.evaluate._retrieval import mrr, ndcg, ranking_scores, recall_at
 from tacit.evaluate._spectrum import effective_rank, rankme
 from tacit.evaluate._sphere import alignment, uniformity
 from tacit.evaluate._streams import incremental_tasks
@@ -33,11 +34,15 @@ __all__ = [
     "linear_probe",
     "mean_interval",
     "mean_iou",
+    "mrr",
+    "ndcg",
     "neighbour_stability",
     "neighbours",
     "nmi",
     "psnr",
+    "ranking_scores",
     "rankme",
+    "recall_at",
     "segmentation_probe",
     "ssim",
     "two_way_anova",

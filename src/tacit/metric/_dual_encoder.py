@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from tacit.data import Dataset
 from tacit.errors import expect
 from tacit.learner import Learner
 
@@ -19,32 +20,37 @@ class DualEncoder(Learner):
     Args:
         encoder: token numbers (n, t) -> (n, encoder.dim), such as `tacit.nn.TextEncoder`; what the user keeps.
         criterion: (n, d) and (n, d), row i of both a pair -> scalar, such as `tacit.losses.InfoNCE`.
-
-    Column `x` holds pairs (n, 2, t), as `pairs` makes them of two lists of texts; or texts (n, t), whose first half is
-    then the query and whose second half the document.
+        paired: whether the data has pairs, the query in column `x` and its document in `document`, as `pairs` makes
+            them of two lists of texts. If not, it has texts in `x`: the first half of each is the query, and the second
+            half the document.
 
     >>> from tacit.losses import InfoNCE
     >>> from tacit.nn import TextEncoder
     >>> encoder = TextEncoder("bag", tokenizer="words", max_length=4, dim=8).fit_prepare(["a cat sat", "a dog ran"])
-    >>> learner = DualEncoder(encoder, InfoNCE())
-    >>> x = learner.pairs(["a cat", "a dog"], ["cat sat", "dog ran"])
-    >>> x.shape, bool(learner.loss(x) > 0)
-    (torch.Size([2, 2, 4]), True)
+    >>> learner = DualEncoder(encoder, InfoNCE(), paired=True)
+    >>> data = learner.pairs(["a cat", "a dog"], ["cat sat", "dog ran"])
+    >>> data.names, bool(learner.loss(data["x"][:], data["document"][:]) > 0)
+    (('index', 'x', 'document'), True)
     """
 
-    def __init__(self, encoder: nn.Module, criterion: nn.Module) -> None:
+    def __init__(self, encoder: nn.Module, criterion: nn.Module, *, paired: bool = False) -> None:
         super().__init__()
-        self.encoder, self.criterion = encoder, criterion
+        self.encoder, self.criterion, self.paired = encoder, criterion, paired
 
-    def pairs(self, queries: Sequence[str], documents: Sequence[str]) -> Tensor:
-        """Texts of n queries and of the n documents that answer them -> column `x`, (n, 2, t)."""
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("x", "document") if self.paired else ("x",)
+
+    def pairs(self, queries: Sequence[str], documents: Sequence[str]) -> Dataset:
+        """Texts of n queries, and of the n documents that answer them, as a data set."""
         sizes = (len(queries), len(documents))
         expect("queries and documents", sizes, sizes[0] == sizes[1], "as many of one as of the other")
-        return torch.stack([self.encoder.prepare(queries), self.encoder.prepare(documents)], dim=1)
+        sides = {"x": self.encoder.prepare(queries), "document": self.encoder.prepare(documents)}
+        return Dataset(sides, modality="text")
 
-    def loss(self, x: Tensor) -> Tensor:
-        queries, documents = x.unbind(1) if x.ndim == 3 else halves(x)
-        return self.criterion(self.encoder(queries), self.encoder(documents))
+    def loss(self, x: Tensor, document: Tensor | None = None) -> Tensor:
+        query, document = halves(x) if document is None else (x, document)
+        return self.criterion(self.encoder(query), self.encoder(document))
 
 
 def halves(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,3 +70,15 @@ def halves(x: Tensor) -> tuple[Tensor, Tensor]:
     later = places + start
     second = x.gather(1, later.clamp_max(x.shape[1] - 1)).masked_fill(later >= lengths, 0)
     return first, second
+
+
+def word_halves(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """First and second half of each text's words.
+
+    >>> word_halves(["to be or not to be"])
+    (['to be or'], ['not to be'])
+    """
+    words = [text.split() for text in texts]
+    cuts = [(len(one) + 1) // 2 for one in words]
+    firsts = [" ".join(one[:cut]) for one, cut in zip(words, cuts, strict=True)]
+    return firsts, [" ".join(one[cut:]) for one, cut in zip(words, cuts, strict=True)]

@@ -19,6 +19,9 @@ from tacit.multimodal._clip import GLYPH_TEMPLATES, GLYPHS, glyph_pairs, shifted
 from tacit.multimodal._pouf import POUF
 from tacit.multimodal._zero_shot import embed, zero_shot_weights
 
+CLIP_LENGTH = 10.0
+"""About the length of CLIP's text embeddings before they are normalised."""
+
 BLOCK = 2**22
 """Divergences (rows times cached images times classes) that are held at once."""
 
@@ -195,11 +198,12 @@ def _unit(x: np.ndarray) -> Tensor:
 class TFUPT(TFUP, BaseEstimator):
     """TFUP-T: an adapter for images and a residual for each class, trained on TFUP's own labels.
 
-        x' = normalize((1 - a) x + a relu(W_2 relu(W_1 x))),    t' = normalize((1 - b) t + b r)
+        x' = normalize((1 - a) x + a relu(W_2 relu(W_1 x))),    t' = normalize((1 - b) t + b r / 10)
         loss = CE(scale x' t', pseudo-label)                                      in the warm-up
         loss = CE(scale x' t', pseudo-label) + 0.3 sum_k m_k log m_k              then, m = mean of softmax(scale x' t')
 
-    a = `image_ratio`, b = `text_ratio`; r starts at 0. The warm-up takes the images that stand for their classes, as
+    a = `image_ratio`, b = `text_ratio`; r starts at 0, and is added to text embeddings that are about 10 long in CLIP,
+    which `lr` is meant for. The warm-up takes the images that stand for their classes, as
     TFUP chooses them for a larger cache, and labels them by TFUP once. Then all images are taken, labelled anew each
     step by TFUP on the adapted features, and only those count in the cross-entropy of which it is sure by more than
     `threshold`. The prediction is that of x' and t', without the cache.
@@ -344,7 +348,8 @@ class Adapters(nn.Module):
         return adapt(x, self.down, self.up, self.image_ratio)
 
     def texts(self) -> Tensor:
-        return F.normalize((1 - self.text_ratio) * self.classes + self.text_ratio * self.residual, dim=1)
+        residual = self.residual / CLIP_LENGTH
+        return F.normalize((1 - self.text_ratio) * self.classes + self.text_ratio * residual, dim=1)
 
 
 def adapt(x: Tensor, down: Tensor, up: Tensor, ratio: float) -> Tensor:
@@ -378,12 +383,12 @@ def _class_embeddings(clip: nn.Module) -> np.ndarray:
 @claim(
     "adapts a zero-shot classifier to unlabelled images without training",
     reported="above zero-shot CLIP, and above trained POUF, on four sets (abstract and table 1)",
-    proxy="a small CLIP of drawn characters, and 2,000 pictures in unseen fonts with noise",
-    steps={"small": 300, "full": 10_000},
+    proxy="a small CLIP of drawn digits, and 2,000 pictures in unseen fonts with noise",
+    steps={"small": 600, "full": 20_000},
 )
 def better_than_zero_shot(bench: Bench) -> Comparison:
-    """Accuracy on further pictures of the shifted domain; the constants are the paper's, the scale is the one that the
-    dual encoder learned."""
+    """Accuracy on further pictures of the shifted domain; the constants are the official code's, but for the
+    scale, in place of CLIP's 100 the one that the dual encoder learned."""
     pairs, shifted = glyph_pairs(bench), shifted_glyphs(bench)
 
     def both(trial: Trial) -> tuple[float, float]:
@@ -401,11 +406,11 @@ def better_than_zero_shot(bench: Bench) -> Comparison:
 @claim(
     "trained on its own labels it is better than POUF",
     reported="3.3 points more than POUF on DomainNet (abstract)",
-    proxy="a small CLIP of drawn characters, and 2,000 pictures in unseen fonts with noise",
-    steps={"small": 300, "full": 10_000},
+    proxy="a small CLIP of drawn digits, and 2,000 pictures in unseen fonts with noise",
+    steps={"small": 600, "full": 20_000},
 )
 def trained_better_than_pouf(bench: Bench) -> Comparison:
-    """Accuracy on further pictures of the shifted domain, equal steps of 128 images; POUF tunes the whole model, TFUP-T
+    """Accuracy on further pictures of the shifted domain, equal steps of 64 images; POUF tunes the whole model, TFUP-T
     its adapters, on four random crops of each picture."""
     pairs, shifted = glyph_pairs(bench), shifted_glyphs(bench)
 
@@ -415,14 +420,14 @@ def trained_better_than_pouf(bench: Bench) -> Comparison:
         clip = trial.pretrained("clip", source).eval()
         images, new = target.columns["image"], unseen.columns["image"]
         pouf = POUF.from_clip(clip, list(GLYPHS), templates=GLYPH_TEMPLATES)
-        trial.fit(pouf, Dataset({"image": images}, modality="pairs"), batch_size=128)
+        trial.fit(pouf, Dataset({"image": images}, modality="pairs"), batch_size=64)
         crops = np.stack([embed(lambda part: clip.encode_image(clip.views(part)), images).numpy() for _ in range(4)])
         steps = bench.pick(smoke=3, small=trial.steps)
         model = TFUPT(
             _class_embeddings(clip),
             scale=clip.log_scale.exp().item(),
             max_steps=steps,
-            batch_size=128,
+            batch_size=64,
             random_state=trial.seed,
         ).fit(_embedded(clip, images), crops=crops)
         return unseen.score(model.predict(_embedded(clip, new))), unseen.score(pouf.predict(new))

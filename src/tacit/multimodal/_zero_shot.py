@@ -91,7 +91,7 @@ class Tower(nn.Module):
         self.dim = projection.out_features
 
     def prepare(self, items: Any) -> Tensor:
-        return self.encoder.prepare(items)  # type: ignore[operator]
+        return self.encoder.prepare(items)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.projection(self.encoder(x))

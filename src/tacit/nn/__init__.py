@@ -3,7 +3,6 @@
 from tacit.nn._adapters import TimmEncoder, TransformersEncoder
 from tacit.nn._audio import AudioCNN, AudioConv, AudioEncoder, AudioTransformer, LogMel, LogMelStatistics
 from tacit.nn._bank import MemoryBank
-from tacit.nn._build import encoder
 from tacit.nn._centering import Centering, rising
 from tacit.nn._classifier import Classifier
 from tacit.nn._coding_rate import coding_rate, grouped_coding_rate
@@ -14,12 +13,16 @@ from tacit.nn._diffusion import Diffusion
 from tacit.nn._dino_head import DINOHead
 from tacit.nn._distributed import gather, rank, world_size
 from tacit.nn._encoder import ImageEncoder
+from tacit.nn._encoders import encoder, encoder_arguments, modality_of
 from tacit.nn._energies import ClassifierEnergy, Energy, LikenessEnergy, MeasurementEnergy
 from tacit.nn._graph import GIN, GraphEncoder
+from tacit.nn._graph_features import GraphFeaturesEncoder, node_profiles
 from tacit.nn._heads import mlp
 from tacit.nn._item_encoder import ItemEncoder
+from tacit.nn._lsa import LSAEncoder
 from tacit.nn._masks import block_masks, encode_masked, mask_counts, random_masks
 from tacit.nn._momentum import Momentum
+from tacit.nn._ngrams import NgramBag
 from tacit.nn._operators import (
     Colorization,
     Deblurring,
@@ -59,15 +62,17 @@ __all__ = [
     "CrossAttention",
     "DINOHead",
     "Deblurring",
-    "DiagonalSSM",
     "DecoderBlock",
+    "DiagonalSSM",
     "Diffusion",
     "Energy",
     "GraphEncoder",
+    "GraphFeaturesEncoder",
     "GumbelQuantizer",
     "ImageEncoder",
     "Inpainting",
     "ItemEncoder",
+    "LSAEncoder",
     "LikenessEnergy",
     "LinearOperator",
     "LogMel",
@@ -75,6 +80,7 @@ __all__ = [
     "MeasurementEnergy",
     "MemoryBank",
     "Momentum",
+    "NgramBag",
     "Prototypes",
     "Quantized",
     "Queue",
@@ -98,12 +104,15 @@ __all__ = [
     "encode_crops",
     "encode_masked",
     "encoder",
+    "encoder_arguments",
     "gather",
     "gaussian_kernel",
     "grouped_coding_rate",
     "initialize_linear",
     "mask_counts",
     "mlp",
+    "modality_of",
+    "node_profiles",
     "patchify",
     "perplexity",
     "random_masks",

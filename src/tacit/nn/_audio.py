@@ -24,7 +24,13 @@ FITTED_ON = 1000
 
 
 def wave_lengths(x: Tensor) -> Tensor:
-    """Samples of each clip before the zeros that pad it: (n, samples) -> int64 (n,)."""
+    """Samples of each clip before the zeros that pad it: (n, samples) -> int64 (n,).
+
+    Raises:
+        ArgumentError: x is no batch of sounds.
+    """
+    ok = x.ndim == 2 and (x.dtype == torch.int16 or x.is_floating_point())
+    expect("x", (tuple(x.shape), x.dtype), ok, "(n, samples), int16 or float", "encoder.prepare(x) converts sounds")
     place = torch.arange(1, x.shape[1] + 1, device=x.device)
     return ((x != 0) * place).amax(1)
 
@@ -152,15 +158,10 @@ class AudioEncoder(ItemEncoder):
         return batch.to(self._device)
 
     def waves(self, x: Tensor) -> Tensor:
-        """Samples at level 1: (n, samples), int16 or float in [-1, 1] -> float32.
-
-        Raises:
-            ArgumentError: x is no batch of sounds.
-        """
-        ok = x.ndim == 2 and (x.dtype == torch.int16 or x.is_floating_point())
-        expect("x", (tuple(x.shape), x.dtype), ok, "(n, samples), int16 or float", "encoder.prepare(x) converts sounds")
+        """Samples at level 1: (n, samples), int16 or float in [-1, 1] -> float32."""
+        lengths = wave_lengths(x)
         wave = x.float() / 32768 if x.dtype == torch.int16 else x.float()
-        power = wave.square().sum(1, keepdim=True) / wave_lengths(x)[:, None].clamp_min(1)
+        power = wave.square().sum(1, keepdim=True) / lengths[:, None].clamp_min(1)
         return wave * (power + 1e-10).rsqrt()
 
     def mask(self, x: Tensor) -> Tensor:
@@ -525,15 +526,3 @@ class AudioConv(AudioEncoder):
     def tokens(self, x: Tensor) -> Tensor:
         """Context vectors: (n, samples) -> (n, t, dim)"""
         return self.context(self.latents(x), self.mask(x))
-
-
-AUDIO: dict[str, tuple[type[AudioEncoder], dict[str, Any]]] = {
-    "audio-cnn": (AudioCNN, {}),
-    "audio-conv": (AudioConv, {}),
-    "audio-transformer": (AudioTransformer, {}),
-    "audio-log-mel": (LogMelStatistics, {}),
-    "audio-16k-cnn": (AudioCNN, {"sample_rate": 16_000, "n_mels": 64}),
-    "audio-16k-conv": (AudioConv, {"sample_rate": 16_000}),
-    "audio-16k-transformer": (AudioTransformer, {"sample_rate": 16_000, "n_mels": 80}),
-}
-"""Class and arguments by the name that `tacit.nn.encoder` takes."""

@@ -86,11 +86,11 @@ class GraphEncoder(ItemEncoder):
             self.expect_networks(x)
             return x.to(self.mean.device)
         if isinstance(items, Graph):
-            x = ego_networks(self._reduced(items), size=self.size)
+            packed = ego_networks(self._reduced(items), size=self.size)
         else:
             graphs = [self._reduced(graph_of(item)) for item in items]
-            x = pack_graphs(graphs, [0] * len(graphs), self.size)
-        return torch.from_numpy(x).to(self.mean.device)
+            packed = pack_graphs(graphs, [0] * len(graphs), self.size)
+        return torch.from_numpy(packed).to(self.mean.device)
 
     def mask(self, x: Tensor) -> Tensor:
         """bool (n, k), True where there is a node."""
@@ -164,8 +164,9 @@ class GIN(GraphEncoder):
 
     The inputs are those of GCC (Qiu et al., 2020), which know of structure alone: eigenvectors of the network (see
     `eigenvectors`), an embedding of the degree, and a flag on the ego; where `in_features` says so also the features
-    of the nodes. Padding is never seen: linear layers and batch norms run over the nodes that exist. As in the authors' code there is
-    a dropout on what each layer adds to the item; unlike there, a layer ends with one batch norm, not with two.
+    of the nodes. Padding is never seen: linear layers and batch norms run over the nodes that exist. As in the code of
+    GCC there may be a dropout on what each layer adds to the item; unlike there, a layer ends with one batch norm, not
+    with two.
 
     Signs of eigenvectors are arbitrary. GCC's code leaves them to the random start of its solver, so they are drawn
     anew at each call; here they are drawn while training, and in eval mode each vector's largest entry is made
@@ -176,12 +177,12 @@ class GIN(GraphEncoder):
         num_layers: rounds of messages (GCC's five layers are four, and the inputs).
         hidden_dim: of the nodes; `dim` if None.
         in_features, size: see `GraphEncoder`.
-        n_eigenvectors: of each network, at most; 0 leaves them out.
+        n_eigenvectors: of each network, at most; 0 leaves them out. GCC's code has 32, of networks of hundreds.
         degree_dim: of the degree's embedding; 0 leaves it out.
         max_degree: larger degrees share an embedding.
         readout: `"sum"` over the nodes, or `"ego"`: node 0 alone.
         learn_eps: learn eps, of each layer; else it is 0, as in GCC.
-        dropout: share of numbers of each layer's contribution to the item.
+        dropout: share of the numbers of each layer's part of the item; 0.5 in GCC's code.
 
     Raises:
         ArgumentError: a number out of range, or all inputs left out.
@@ -203,12 +204,12 @@ class GIN(GraphEncoder):
         hidden_dim: int | None = None,
         in_features: int = 0,
         size: int = 32,
-        n_eigenvectors: int = 32,
+        n_eigenvectors: int = 8,
         degree_dim: int = 16,
         max_degree: int = 128,
         readout: str = "sum",
         learn_eps: bool = False,
-        dropout: float = 0.5,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(in_features=in_features, size=size)
         expect("dim", dim, dim >= 1, "at least 1")
@@ -252,7 +253,7 @@ class GIN(GraphEncoder):
         if self.n_eigenvectors:
             with torch.no_grad():
                 vectors = eigenvectors(adjacency, exists, self.n_eigenvectors)
-            parts.append(_turned(vectors) if self.training else _fixed(vectors))
+            parts.append(_turned(vectors) if self.training else vectors)
         if self.degree is not None:
             degrees = adjacency.sum(2).long().clamp(max=self.degree.num_embeddings - 1)
             parts.append(self.degree(degrees))
@@ -286,7 +287,8 @@ def eigenvectors(adjacency: Tensor, exists: Tensor, count: int) -> Tensor:
     """The nodes' coordinates in the leading eigenvectors of D^(-1/2) A D^(-1/2), each node's of norm 1.
 
     They belong to the smallest eigenvalues of the normalised Laplacian I - D^(-1/2) A D^(-1/2). A network of m nodes
-    has m - 2 of them, as in GCC's code, and further columns are 0. Signs are arbitrary.
+    has m - 2 of them, as in GCC's code, and further columns are 0. Signs are arbitrary: the entry that is largest in
+    magnitude is made positive.
 
     Args:
         adjacency: (n, k, k), symmetric, 0 on the diagonal and where there is no node.
@@ -305,7 +307,7 @@ def eigenvectors(adjacency: Tensor, exists: Tensor, count: int) -> Tensor:
         normalised = scale[:, :, None] * adjacency * scale[:, None]
         # eigenvalues lie in [-1, 1]; padding gets -2, so that its vectors come last and mix with no others
         normalised = normalised - 2 * torch.diag_embed((~exists).to(adjacency.dtype))
-        vectors = torch.linalg.eigh(normalised)[1].flip(2)[:, :, :count]
+        vectors = _fixed(torch.linalg.eigh(normalised)[1].flip(2)[:, :, :count])
     rank = torch.arange(vectors.shape[2], device=vectors.device)
     vectors = vectors * (rank < exists.sum(1, keepdim=True) - 2)[:, None] * exists[:, :, None]
     vectors = vectors / vectors.norm(dim=2, keepdim=True).clamp_min(1e-6)
@@ -319,6 +321,6 @@ def _turned(vectors: Tensor) -> Tensor:
 
 
 def _fixed(vectors: Tensor) -> Tensor:
-    """The entry that is largest in magnitude made positive."""
+    """Each vector's largest entry made positive."""
     largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
     return torch.where(largest < 0, -vectors, vectors)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
-from tacit.nn._hub import Hub
+from tacit.errors import DataError, expect
+from tacit.nn._hub import Hub, _file, _read_config
 
 
 class ItemEncoder(Hub, nn.Module):
@@ -32,3 +34,23 @@ class ItemEncoder(Hub, nn.Module):
     def prepare(self, items: Any) -> Tensor:
         """Raw items to the tensor that `forward` takes; a tensor that it made comes back unchanged."""
         raise NotImplementedError(f"{type(self).__name__} defines no prepare")
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **download: Any) -> Self:
+        """An encoder from a folder or a repository of the hub, in evaluation mode; as `Hub.from_pretrained`.
+
+        What was fitted to the data takes the shape that it was saved with.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        from tacit.learner import load_state
+        from tacit.nn._encoders import encoder
+
+        built = encoder(**_read_config(_file(source, "config.json", download)))
+        expect("source", str(source), isinstance(built, cls), f"a {cls.__name__}", f"it holds a {type(built).__name__}")
+        try:
+            load_state(built, load_file(_file(source, "model.safetensors", download)))
+        except (SafetensorError, RuntimeError) as error:
+            raise DataError(f"the weights in {source} are damaged, or not of its config.json: {error}") from error
+        return built.eval()  # type: ignore[no-any-return]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tacit.data import average_steps
 from tacit.errors import expect, unknown
 from tacit.nn._item_encoder import ItemEncoder
 
@@ -58,7 +59,7 @@ class SeriesEncoder(ItemEncoder):
         values = np.concatenate([one.astype(np.float64) for one in series] or [np.zeros((self.in_channels, 0))], axis=1)
         mean, std = _nan_mean(values, 1), _nan_mean((values - _nan_mean(values, 1)[:, None]) ** 2, 1) ** 0.5
         mean, std = np.nan_to_num(mean), np.nan_to_num(std)
-        std[std <= 1e-6 * np.maximum(1, np.abs(mean))] = 1  # constant but for rounding
+        std[std <= 1e-9 * np.abs(mean)] = 1  # constant but for rounding
         self.mean.copy_(torch.as_tensor(mean, dtype=self.mean.dtype))
         self.std.copy_(torch.as_tensor(std, dtype=self.std.dtype))
         return self
@@ -248,8 +249,10 @@ class _Attention(nn.Module):
 class _ConvBlock(nn.Module):
     def __init__(self, dim: int, kernel_size: int, dilation: int) -> None:
         super().__init__()
-        span = {"padding": dilation * (kernel_size - 1) // 2, "dilation": dilation}
-        self.conv1, self.conv2 = (nn.Conv1d(dim, dim, kernel_size, bias=False, **span) for _ in range(2))
+        room = dilation * (kernel_size - 1) // 2
+        self.conv1, self.conv2 = (
+            nn.Conv1d(dim, dim, kernel_size, padding=room, dilation=dilation, bias=False) for _ in range(2)
+        )
         self.norm1, self.norm2 = _StepNorm(dim), _StepNorm(dim)
 
     def forward(self, u: Tensor, mask: Tensor) -> Tensor:
@@ -268,19 +271,6 @@ class _StepNorm(nn.BatchNorm1d):
         if len(steps) < 2:  # no variance of one step
             return u
         return u.new_zeros(u.shape).masked_scatter(mask[..., None], super().forward(steps).to(u.dtype))
-
-
-def average_steps(series: np.ndarray, stride: int) -> np.ndarray:
-    """Means over `stride` steps each, of what there is: (channels, time) -> (channels, ceil(time / stride)).
-
-    >>> average_steps(np.array([[1.0, 3.0, np.nan, 5.0, 7.0]]), 2).tolist()
-    [[2.0, 5.0, 7.0]]
-    """
-    if stride == 1:
-        return series
-    missing = -series.shape[1] % stride
-    padded = np.pad(np.asarray(series, np.float32), ((0, 0), (0, missing)), constant_values=np.nan)
-    return _nan_mean(padded.reshape(len(series), -1, stride), 2)
 
 
 def _nan_mean(values: np.ndarray, axis: int) -> np.ndarray:

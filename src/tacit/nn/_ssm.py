@@ -106,15 +106,11 @@ class SSMBlock(nn.Module):
     torch.Size([2, 20, 8])
     """
 
-    def __init__(
-        self, dim: int, *, state_dim: int = 64, bidirectional: bool = False, dropout: float = 0.0
-    ) -> None:
+    def __init__(self, dim: int, *, state_dim: int = 64, bidirectional: bool = False, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(dim)
         self.ssm = DiagonalSSM(dim, state_dim=state_dim, bidirectional=bidirectional)
-        self.mix = nn.Sequential(
-            nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, 2 * dim), nn.GLU(), nn.Dropout(dropout)
-        )
+        self.mix = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(dim, 2 * dim), nn.GLU(), nn.Dropout(dropout))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`mask`: bool (n, t), True where there is something; the model reads zeros elsewhere."""

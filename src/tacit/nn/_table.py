@@ -89,7 +89,7 @@ class TableMLP(ItemEncoder):
         count = np.maximum(there.sum(axis=0), 1)
         mean = np.where(there, rows, 0).sum(axis=0) / count
         std = (np.where(there, rows - mean, 0) ** 2).sum(axis=0) ** 0.5 / count**0.5
-        std[std <= 1e-6 * np.maximum(1, np.abs(mean))] = 1  # constant but for rounding
+        std[std <= 1e-9 * np.abs(mean)] = 1  # constant but for rounding
         self.mean.copy_(torch.as_tensor(mean, dtype=self.mean.dtype))
         self.std.copy_(torch.as_tensor(std, dtype=self.std.dtype))
         return self
@@ -116,7 +116,7 @@ class TableMLP(ItemEncoder):
         missing = ~numbers.isfinite()
         standard = ((numbers - self.mean) / self.std).clamp(-OUTLIER, OUTLIER).masked_fill(missing, 0.0)
         vectors = [
-            table(_known(x[:, column], table.num_embeddings - 1))
+            table(_known(x[:, column], self.categories[column]))
             for column, table in zip(self.words, self.vectors, strict=True)
         ]
         return torch.cat([standard, missing.to(x.dtype), *vectors], dim=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -113,9 +113,12 @@ class TokenEncoder(ItemEncoder):
         used = self.mask(x).any(0).nonzero()
         return x[:, : int(used[-1]) + 1 if len(used) else 1]
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
-        self._tokenizer = None  # the vocabulary may be another
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *arguments: Any) -> None:
+        saved = state_dict.get(f"{prefix}vocabulary")
+        if saved is not None:
+            self.vocabulary = torch.empty_like(saved, device=self.vocabulary.device)
+            self._tokenizer = None
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 class TextEncoder(TokenEncoder):

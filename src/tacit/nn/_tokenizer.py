@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -149,7 +149,8 @@ def check_texts(texts: Iterable[str]) -> list[str]:
     Raises:
         ArgumentError: one text instead of a list, or an item that is no text.
     """
-    expect("texts", texts, not isinstance(texts, str | bytes), "a list of texts", "put it into a list")
+    if isinstance(texts, str | bytes):
+        expect("texts", texts[:40], False, "a list of texts", "put it into a list")
     listed = list(texts)
     wrong = next((i for i, text in enumerate(listed) if not isinstance(text, str)), None)
     if wrong is not None:
@@ -311,9 +312,9 @@ def _beginning(text: str, most: int) -> str:
     return text if len(text) <= most else " ".join(text[: 8 * most].split())[:most]
 
 
-_long_words: Callable[[str, str], str] = re.compile(rf"(\S{{{LONGEST}}})").sub  # type: ignore[assignment]
+_LONG = re.compile(rf"(\S{{{LONGEST}}})")
 
 
 def _trainable(text: str) -> str:
     """Words are broken every `LONGEST` characters: merging inside one of a million would take a day."""
-    return _printable(text if len(text) <= LONGEST else _long_words(r"\1 ", text))
+    return _printable(text if len(text) <= LONGEST else _LONG.sub(r"\1 ", text))

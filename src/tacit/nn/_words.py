@@ -28,11 +28,10 @@ def split_words(text: str, most: int | None = None) -> list[str]:
     >>> split_words("It's 3 o'clock: Grüße, हिन्दी 東京!")
     ['it', 's', '3', 'o', 'clock', 'grüße', 'हिन्दी', '東', '京']
     """
-    text = text.lower()
     if text.isascii():
-        pattern = _ascii()
+        pattern, text = _ascii(), text.lower()
     else:
-        pattern, text = _unicode(), unicodedata.normalize("NFKC", text)
+        pattern, text = _unicode(), unicodedata.normalize("NFKC", text).lower()
     if most is None or len(text) <= 8 * most:
         return pattern.findall(text)[:most]
     return [match.group() for match in islice(pattern.finditer(text), most)]

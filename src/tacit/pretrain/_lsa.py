@@ -13,7 +13,7 @@ from tacit.claims import checked
 from tacit.data import Dataset
 from tacit.errors import expect
 from tacit.learner import Learner
-from tacit.nn._lsa import LSAEncoder
+from tacit.nn import LSAEncoder
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -39,7 +39,7 @@ class LSA(Learner):
         sublinear: tf is 1 + log of how often a word occurs in the text, or else that number itself.
 
     Attributes:
-        encoder: a `tacit.nn._lsa.LSAEncoder`; what the user keeps. `encoder.fit_prepare(texts)` makes its vocabulary.
+        encoder: a `tacit.nn.LSAEncoder`; what the user keeps. `encoder.fit_prepare(texts)` makes its vocabulary.
         singular_values: (n_components,), descending.
 
     >>> learner = LSA(n_components=2, vocab_size=20, max_length=4)

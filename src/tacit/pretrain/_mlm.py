@@ -49,7 +49,7 @@ class MLM(Learner):
             "weight_decay": 0.01,
             "warmup": 0.01,
         },
-        "small": {"optimizer": "adamw", "lr": 2e-3, "batch_size": 128, "weight_decay": 0.01, "warmup": 0.1},
+        "small": {"optimizer": "adamw", "lr": 1e-3, "batch_size": 128, "weight_decay": 0.01, "warmup": 0.1},
         "search": {"share": [0.15, 0.3]},
     }
     smallest_batch: ClassVar[int] = 1

@@ -41,7 +41,7 @@ class SimCSE(Learner):
 
     settings: ClassVar = {
         "paper": {"optimizer": "adamw", "lr": 3e-5, "batch_size": 64, "epochs": 1, "weight_decay": 0.0},
-        "small": {"optimizer": "adamw", "lr": 1e-3, "batch_size": 128, "weight_decay": 0.01, "warmup": 0.1},
+        "small": {"optimizer": "adamw", "lr": 2e-3, "batch_size": 128, "weight_decay": 0.01, "warmup": 0.1},
         "search": {"temperature": [0.05, 0.1]},
     }
 

@@ -17,6 +17,12 @@ PAD, SEP, FIRST_WORD = 0, 3, 5
 """Numbers of padding, of the separator, and of the first word."""
 
 
+def check_encoder(encoder: nn.Module) -> None:
+    """Refuse what reads no token numbers."""
+    name, remedy = type(encoder).__name__, "such as tacit.nn.encoder('text-transformer')"
+    expect("encoder", name, isinstance(encoder, TextEncoder), "a TextEncoder", remedy)
+
+
 class Target(nn.Module):
     """A head and a loss on top of any encoder of texts.
 

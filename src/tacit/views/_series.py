@@ -151,7 +151,7 @@ def two_series_views(
 ) -> TwoViews:
     """Two views of each series for contrastive learners: a window, scaled, with noise, and perhaps spans missing.
 
-    The changes are those of TS-TCC and its kin (Um et al., 2017, arXiv:1706.00527); none turns a series upside down or
+    The changes are those of Um et al. (2017, arXiv:1706.00527); none turns a series upside down or
     back in time, which would change what most series mean.
 
     Args:

@@ -12,8 +12,9 @@ class RandomWalkWithRestart(nn.Module):
     """The subgraph induced by the nodes that a random walk with restart visits (GCC, Qiu et al., 2020, section 3.2).
 
     The walker starts at the ego and goes to a neighbour drawn uniformly, `n_steps` times; after each step it is set
-    back to the ego with probability `restart`, as in the sampler that the authors use. With the paper's 0.8 four of five
-    steps go to neighbours of the ego. Nodes keep their order and move up, so that they have no names ("anonymisation").
+    back to the ego with probability `restart`, as in the sampler that the authors use. With the paper's 0.8 four of
+    five steps go to neighbours of the ego. Nodes keep their order and move up, and so lose their names
+    ("anonymisation").
 
     Args:
         restart: probability, in [0, 1].

@@ -1,0 +1,368 @@
+"""Data that is no picture -> what is known of its items: texts, sounds, series, tables, graphs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from tacit.data import _cache, _tables, _texts
+from tacit.data._audio import decode, spectrogram_png
+from tacit.data._images import MAX_BYTES, Unreadable
+from tacit.data._listing import Labels, folder_labels
+from tacit.data._packs import Progress, Skipped, ordered
+from tacit.errors import DataError
+
+SAMPLE_RATE = 8000
+"""Samples a second at which sounds are kept: the telephone's band, enough to tell speech, birds and machines apart."""
+LONGEST = 10.0
+"""Seconds that are kept of a sound at most."""
+
+
+@dataclass
+class Found:
+    """Items of one kind, as `prepare` of its encoders takes them.
+
+    Attributes:
+        modality: text, audio, series, table or graph.
+        rows: what an encoder reads: an array (n, ...); for texts the list of them.
+        uris, where, what, labels, labels_from, skipped, remarks: as in `Source`.
+        hashes: n SHA-256 of the contents, in hex.
+        snippets: n lines of text that stand for the items, where there are any.
+        picture: item number -> PNG that stands for it, where there are any.
+        shape: what a run's config says of the data beside, such as `length`, and what other data is read by.
+        counted: how the items are called, in a sentence.
+        cached: folder in the cache, if there is one.
+    """
+
+    modality: str
+    rows: np.ndarray | list[str]
+    uris: Sequence[str]
+    where: str
+    what: str
+    hashes: Sequence[str]
+    labels: Labels = field(default_factory=dict)
+    labels_from: str = ""
+    skipped: list[Skipped] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    snippets: list[str] | None = None
+    picture: Callable[[int], bytes] | None = None
+    shape: dict[str, Any] = field(default_factory=dict)
+    counted: str = ""
+    cached: Path | None = None
+
+
+def hash_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _row_hashes(rows: np.ndarray) -> list[str]:
+    return [hash_of(np.ascontiguousarray(row).tobytes()) for row in rows]
+
+
+# Texts ----------------------------------------------------------------------------------------------------------------
+
+
+def texts_of(read: _texts.Texts) -> Found:
+    lengths = np.array([len(text) for text in read.texts])
+    median = f"{int(np.median(lengths)):,} characters in the median, from {lengths.min():,} to {lengths.max():,}"
+    return Found(
+        "text",
+        read.texts,
+        read.uris,
+        read.where,
+        read.what,
+        [hash_of(text.encode("utf-8", "surrogatepass")) for text in read.texts],
+        labels=read.labels,
+        labels_from=read.labels_from,
+        skipped=read.skipped,
+        remarks=read.remarks,
+        snippets=list(_texts.snippets(read.texts)),
+        counted=f"{len(read.texts):,} text{'s' * (len(read.texts) != 1)} of {median}",
+    )
+
+
+def text_files(
+    names: Sequence[str], read: Callable[[str], bytes], where: str, what: str, labels: str, tell: Progress
+) -> Found:
+    """Files of text in a folder, an archive, a glob."""
+    made = _texts.read_files(names, read, where, what, partial(_told, tell, len(names)))
+    made.labels, made.labels_from = folder_labels(made.uris, labels)
+    return texts_of(made)
+
+
+def _told(tell: Progress, total: int, done: int) -> None:
+    tell("reading", done, total)
+
+
+# Sounds ---------------------------------------------------------------------------------------------------------------
+
+
+def sound_files(
+    names: Sequence[str],
+    read: Callable[[str], bytes],
+    where: str,
+    what: str,
+    labels: str,
+    cache: Path,
+    tell: Progress,
+    num_workers: int | None = None,
+    shape: dict[str, Any] | None = None,
+) -> Found:
+    """Files of sound, decoded once to int16 at one rate, cut or padded to one length, in a memory-mapped file.
+
+    Args:
+        shape: `sample_rate` and `seconds` of other data, that these are to be like.
+    """
+    rate = int((shape or {}).get("sample_rate", SAMPLE_RATE))
+    hashed: dict[str, str] = {}
+    skipped: list[Skipped] = []
+    for number, (name, content) in enumerate(ordered(partial(_content, read), names, num_workers), 1):
+        if content.startswith("!"):
+            skipped.append(Skipped(name, content[1:]))
+        else:
+            hashed[name] = content
+        tell("reading", number, len(names))
+    if not hashed:
+        raise _no_sound(where, what, skipped)
+    wanted = (shape or {}).get("seconds")
+    key = hash_of(json.dumps(["audio 1", rate, wanted, list(hashed.values())]).encode())
+    folder = cache / "audio" / key
+    if not (folder / "sounds.json").exists():
+        _cache.remove(folder)
+        _pack_sounds(list(hashed), read, rate, wanted, cache, key, tell, num_workers)
+    said = json.loads((folder / "sounds.json").read_text(encoding="utf-8"))
+    skipped += [Skipped(list(hashed)[number], reason) for number, reason in said["skipped"]]
+    kept = [name for number, name in enumerate(hashed) if number in set(said["kept"])]
+    if not kept:
+        raise _no_sound(where, what, skipped)
+    x = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)
+    found, labels_from = folder_labels(kept, labels)
+    lengths = np.array(said["lengths"])
+    return Found(
+        "audio",
+        x,
+        kept,
+        where,
+        what,
+        [hashed[name] for name in kept],
+        labels=found,
+        labels_from=labels_from,
+        skipped=skipped,
+        remarks=_sound_remarks(said, rate, lengths),
+        picture=lambda item: spectrogram_png(x[item], rate),
+        snippets=[f"{length:.1f} s" for length in lengths],
+        shape={"sample_rate": rate, "seconds": said["seconds"]},
+        counted=f"{len(kept):,} sound{'s' * (len(kept) != 1)} of {np.median(lengths):.1f} s in the median",
+        cached=folder,
+    )
+
+
+def _content(read: Callable[[str], bytes], name: str) -> tuple[str, str]:
+    """The name and the hash of the content, or ! and why it cannot be read."""
+    try:
+        data = read(name)
+        if len(data) > MAX_BYTES:
+            return name, f"!too large: {len(data):,} bytes, the limit is {MAX_BYTES:,}"
+        return name, hash_of(data)
+    except Unreadable as error:
+        return name, f"!{error}"
+
+
+def _no_sound(where: str, what: str, skipped: Sequence[Skipped]) -> DataError:
+    first = f"; the first: {': '.join(skipped[0])}" if skipped else ""
+    return DataError(f"nothing readable in {where} ({what}): looked for sounds, {len(skipped):,} skipped{first}")
+
+
+def _pack_sounds(
+    names: Sequence[str],
+    read: Callable[[str], bytes],
+    rate: int,
+    wanted: float | None,
+    cache: Path,
+    key: str,
+    tell: Progress,
+    num_workers: int | None,
+) -> None:
+    most = round((wanted or LONGEST) * rate)
+    waves: list[np.ndarray] = []
+    kept, lengths, skipped, notes = [], [], [], dict[str, int]()
+    for number, sound in enumerate(ordered(partial(_decoded, read, rate), names, num_workers)):
+        tell("decoding", number + 1, len(names))
+        if isinstance(sound, str):
+            skipped.append((number, sound))
+            continue
+        kept.append(number)
+        lengths.append(round(sound.seconds, 3))
+        waves.append(sound.wave[:most])
+        for note in sound.notes:
+            notes[note] = notes.get(note, 0) + 1
+    longest = max((len(wave) for wave in waves), default=1)
+    usual = int(np.ceil(np.quantile([len(wave) for wave in waves], 0.95))) if waves else 1
+    samples = most if wanted else min(longest, max(usual, rate // 10))
+    _cache.require_space(cache, 2 * samples * len(waves))
+    with _cache.building(cache, "audio", key) as folder:
+        with _cache.ArrayWriter(folder / "x.npy", (samples,), np.int16) as writer:
+            for start in range(0, len(waves), 256):
+                block = np.zeros((len(waves[start : start + 256]), samples), np.int16)
+                for row, wave in zip(block, waves[start : start + 256], strict=True):
+                    row[: min(len(wave), samples)] = wave[:samples]
+                writer.append(block)
+        said = {"kept": kept, "skipped": skipped, "lengths": lengths, "notes": notes, "seconds": samples / rate}
+        (folder / "sounds.json").write_text(json.dumps(said), encoding="utf-8")
+
+
+def _decoded(read: Callable[[str], bytes], rate: int, name: str) -> Any:
+    try:
+        return decode(read(name), sample_rate=rate)
+    except Unreadable as error:
+        return str(error)
+
+
+def _sound_remarks(said: dict[str, Any], rate: int, lengths: np.ndarray) -> list[str]:
+    seconds = said["seconds"]
+    cut = int((lengths > seconds + 1 / rate).sum())
+    lines = [f"Kept at {rate:,} samples a second, one channel, {seconds:g} s each; shorter ones end in silence."]
+    if cut:
+        lines.append(f"Cut to {seconds:g} s: {cut:,} sounds.")
+    if said["notes"]:
+        lines.append("Sounds " + "; ".join(f"{note}: {count:,}" for note, count in said["notes"].items()) + ".")
+    return lines
+
+
+# Series, tables, graphs -----------------------------------------------------------------------------------------------
+
+
+def series_of(source: Any, labels: str, where: str) -> Found:
+    """Series from whatever `read_series` takes."""
+    from tacit.data._series import read_series, sparkline_png
+
+    read = read_series(source, labels=labels)
+    n, channels, steps = read.x.shape
+    return Found(
+        "series",
+        read.x,
+        read.uris,
+        where,
+        "series",
+        _row_hashes(read.x),
+        labels=read.labels,
+        labels_from=read.labels_from,
+        skipped=read.skipped,
+        remarks=read.remarks,
+        picture=lambda item: sparkline_png(read.x[item]),
+        shape={"channels": channels, "length": steps, "variables": list(read.channels)},
+        counted=f"{n:,} series of {channels:,} variable{'s' * (channels != 1)} and up to {steps:,} steps",
+    )
+
+
+def table_of(source: Any, labels: str, where: str, schema: dict[str, Any] | None = None) -> Found:
+    """The rows of a table; its label column is left out of what is learned from."""
+    from tacit.data._rows import arrow_table, read_table
+
+    table, skipped, remarks = arrow_table(source, where=where)
+    lower = {name.lower(): name for name in reversed(table.column_names)}
+    label = next((lower[name] for name in _tables.LABELS if name in lower), "") if labels == "auto" else labels
+    if labels in ("none", "folder"):
+        label = ""
+    _texts.check_column(labels, table.column_names)
+    read = read_table(table, without=[label] if label else [], schema=schema, where=where)
+    found = {label: [_tables.as_label(value) for value in table[label].take(read.rows).to_pylist()]} if label else {}
+    left_out = [f"Left out: {name} ({why})." for name, why in read.left_out.items() if name != label]
+    n, d = read.x.shape
+    missing = float(np.isnan(read.x).mean())
+    gaps = f", {100 * missing:.1f} % missing" if missing else ""
+    named = sum(count > 0 for count in read.categories)
+    return Found(
+        "table",
+        read.x,
+        [f"{Path(where).name}#{row}" for row in read.rows],
+        where,
+        "table",
+        _row_hashes(read.x),
+        labels=found,
+        labels_from=f"column {label}" if label else "",
+        skipped=[*skipped, *read.skipped],
+        remarks=[*remarks, *read.remarks, *left_out],
+        snippets=[read.row_text(row, length=160) for row in range(n)],
+        shape={"dim": d, "categories": list(read.categories), "schema": read.schema},
+        counted=f"{n:,} rows of {d:,} columns ({named:,} of them categories){gaps}",
+    )
+
+
+def graph_of(source: Any, labels: str) -> Found:
+    """The nodes of a graph, or many graphs, from whatever `read_graph` takes."""
+    from tacit.data._graph_files import read_graph
+    from tacit.data._graphs import ego_png
+
+    read = read_graph(source)
+    x = read.tensor()
+    names = read.labels if labels == "auto" else {k: v for k, v in read.labels.items() if k == labels}
+    edges = sum(len(graph.edges) for graph in read.graphs)
+    words = f"{edges:,} edges"
+    return Found(
+        "graph",
+        x,
+        read.names,
+        read.where,
+        read.what,
+        _row_hashes(x),
+        labels=dict(names),
+        labels_from="beside the graph" if names else "",
+        skipped=read.skipped,
+        remarks=read.remarks,
+        picture=lambda item: ego_png(x[item]),
+        snippets=list(read.names),
+        shape={"size": x.shape[1], "in_features": x.shape[2] - x.shape[1]},
+        counted=f"{len(read.names):,} {read.items} and {words}",
+    )
+
+
+# Which kind it is -----------------------------------------------------------------------------------------------------
+
+
+def kind_of_table(path: Path) -> str:
+    """What a table holds: image (or what `list_table` refuses), graph, series, text, or rows of a table."""
+    table = _tables.READERS[path.suffix.lower()](path)
+    names = {name.lower() for name in table.names}
+    if {"source", "target"} <= names:
+        return "graph"
+    if _tables.holds_images(table):
+        return "image"
+    if names & {"id", "series_id", "unique_id"} and "value" in names and names & {"time", "timestamp", "date", "ds"}:
+        return "series"
+    return "text" if _texts.text_columns(table) else "table"
+
+
+def kind_of_object(x: Any) -> str | None:
+    """What a Python object holds, that is no path and no array."""
+    if isinstance(x, list | tuple) and x and all(isinstance(one, str) for one in x):
+        return None if all(len(one) < 1024 and Path(one).exists() for one in x[:3]) else "text"
+    home = type(x).__module__.partition(".")[0]
+    if home in ("pandas", "polars", "pyarrow"):
+        return "table"
+    one = x[0] if isinstance(x, list | tuple) and x else x
+    if home == "networkx" or hasattr(one, "edge_index") or type(one).__module__.partition(".")[0] == "networkx":
+        return "graph"
+    return None
+
+
+def as_array(x: Any) -> Any:
+    return x.numpy() if isinstance(x, Tensor) else x
+
+
+def first_of(kinds: Iterable[str | None], among: Sequence[str]) -> str | None:
+    """The kind of most of the files, if it is one of these."""
+    counts: dict[str, int] = {}
+    for kind in kinds:
+        if kind:
+            counts[kind] = counts.get(kind, 0) + 1
+    best = max(counts, key=lambda kind: counts[kind], default=None)
+    return best if best in among else None
