@@ -103,3 +103,7 @@ def test_what_cannot_be_is_refused():
         PVDBOW().fit(["a b c"])
     with pytest.raises(ArgumentError, match="a list of texts"):
         PVDBOW().fit("a a a")
+
+
+def test_no_text_has_no_vector(fitted):
+    assert fitted[0].transform([]).shape == (0, 8)

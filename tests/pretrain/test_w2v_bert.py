@@ -122,6 +122,25 @@ def test_perplexity_tells_a_collapse():
     assert one.perplexity.item() == pytest.approx(1.0, abs=1e-4)
 
 
+def test_on_sounds_that_differ_it_learns_to_tell_and_to_name_them():
+    """Steps of pitch: what is hidden follows from what is seen, and more than one code comes into use."""
+    torch.manual_seed(0)
+    pitch = torch.tensor([250.0, 600.0, 1300.0, 2700.0])
+    steps = torch.stack([pitch[torch.randperm(4)].repeat_interleave(1000) for _ in range(16)])
+    x = (9000 * torch.sin(2 * torch.pi * steps.cumsum(1) / 8000)).to(torch.int16)
+    encoder = AudioTransformer(32, 2, 2, width=4, seconds=0.5, reduction=2).fit_prepare(x)
+    one = W2vBERT(encoder, n_contrastive=1, n_codes=8, n_distractors=10, mask_length=3, diversity=1.0)
+    optimizer, losses = torch.optim.Adam(one.parameters(), 2e-3), []
+    for _ in range(60):
+        loss = one.loss(x)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+    assert one.perplexity.item() > 2.5
+
+
 def test_clips_too_short_to_hide_anything_are_no_harm():
     x = torch.zeros(2, 4000, dtype=torch.int16)
     x[0, :100] = 50

@@ -94,7 +94,7 @@ def test_it_learns_what_comes_next_in_a_sweep():
     time = torch.arange(2400) / 8000
     learner = Wav2Vec(AudioConv(16, 3, seconds=0.3), n_steps=2, n_negatives=4)
     optimizer, losses = torch.optim.Adam(learner.parameters(), 1e-2), []
-    for _ in range(120):
+    for _ in range(100):
         rate, start = 4000 * torch.rand(8, 1), 200 + 300 * torch.rand(8, 1)
         x = (9000 * torch.sin(2 * torch.pi * (start * time + rate * time**2))).to(torch.int16)
         loss = learner.loss(x)

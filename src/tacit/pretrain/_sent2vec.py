@@ -154,14 +154,14 @@ class Sent2Vec(Learner):
         drawn = self._draw(x)
         return negative_sampling_loss(*self._read(drawn), drawn.targets, drawn.negatives)
 
-    def step(self, update: Update, x: Tensor) -> None:
+    def step(self, update: Update, x: Tensor) -> None:  # type: ignore[override]
         expect("devices", world_size(), world_size() == 1, "1: rows are moved where they lie", "fit(..., devices=1)")
         with torch.no_grad():
             drawn = self._draw(x)
             context, target, negative = self._read(drawn)
         with torch.enable_grad():
-            leaves = [leaf.float().requires_grad_() for leaf in (context, target, negative)]
-            value = negative_sampling_loss(*leaves, drawn.targets, drawn.negatives)
+            context, target, negative = leaves = [leaf.float().requires_grad_() for leaf in (context, target, negative)]
+            value = negative_sampling_loss(context, target, negative, drawn.targets, drawn.negatives)
             to_context, to_target, to_negative = torch.autograd.grad(value, leaves)
         with torch.no_grad():
             self._move_output(drawn, to_target, to_negative)

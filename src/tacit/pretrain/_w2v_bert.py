@@ -56,6 +56,8 @@ class W2vBERT(Learner):
     True
     """
 
+    # the codes are the targets, and learn too: naming one of many costs more than naming one of the few at the start
+    loss_falls: ClassVar[bool] = False
     settings: ClassVar = {
         "paper": {
             "optimizer": "adamw",
