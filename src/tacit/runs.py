@@ -276,7 +276,7 @@ def _state(run: Path) -> dict[str, Tensor]:
 
 def _encoder_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The encoder's own values: of a learner, of its student or classifier, or all where there is no other part."""
-    for prefix in ("encoder.", *(f"{holder}.encoder." for holder in HOLDERS)):
+    for prefix in ("encoder.", *(f"{holder}.encoder." for holder in HOLDERS), "image_encoder."):
         part = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
         if part:
             return part

@@ -13,9 +13,10 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+from kinds import CLASSES, KINDS, ODD, RAW, kind_of
 from selection import ROOT, chosen
 
-from tacit.building import READS, build, constructor_arguments
+from tacit.building import READS, build, constructor_arguments, read_columns
 from tacit.catalogue import find
 from tacit.claims._found import find_claims
 from tacit.claims._marks import Claim, Property
@@ -32,31 +33,31 @@ ESTIMATORS = [entry for entry in ENTRIES if entry.kind == "estimator"]
 FUNCTIONS = [entry for entry in ENTRIES if entry.kind == "function"]
 IDS = list(dict.fromkeys(entry.id for entry in ENTRIES))
 CLAIMS = [found for id in IDS for found in find_claims(id)]
-SIZE = 16
 
 
 def each(entries):
     return pytest.mark.parametrize("entry", entries, ids=lambda entry: f"{entry.id}-{entry.name}")
 
 
-def images(n=24, size=SIZE, channels=3):
-    generator = torch.Generator().manual_seed(3)
-    return torch.randint(0, 256, (n, channels, size, size), generator=generator, dtype=torch.uint8)
-
-
-CLASSES = 3
-
-
-def made(entry, size=SIZE, channels=3):
-    description = {"image_size": size, "channels": channels, "n_classes": CLASSES}
+def made(entry, **shape):
+    description = KINDS[kind_of(entry)](2, **shape)[0] | {"n_classes": CLASSES}
     return build(entry.load(), description, "tiny", arguments=tiny(entry))
 
 
-def items(n=24, size=SIZE, channels=3):
-    """Every column that a learner may name, for images with labels; a quarter of them held out."""
-    number = torch.arange(n)
-    columns = {"x": images(n, size, channels), "y": number % min(CLASSES, n // 2), "held_out": number % 4 == 3}
-    return Dataset(columns, modality="image")
+def raw(entry, n=24, **shape):
+    """Items as users have them, as the learner's encoder prepares them."""
+    kind = kind_of(entry)
+    return KINDS[kind](n, **shape)[1][RAW.get(kind, "x")]
+
+
+def items(entry, learner, n=24, **shape):
+    """Every column that a learner may name, with labels, as it reads them; a quarter held out. Fits its `prepare`."""
+    kind, number = kind_of(entry), torch.arange(n)
+    columns = read_columns(learner, KINDS[kind](n, **shape)[1])
+    for name in [name for name, rows in columns.items() if isinstance(rows, list)]:
+        columns[name] = encoder_of(learner).prepare(columns[name]) if name in learner.columns else number
+    labels = {"y": number % min(CLASSES, n // 2), "held_out": number % 4 == 3}
+    return Dataset(columns | labels, modality=kind)
 
 
 def first_batch(learner, data, size):
@@ -87,12 +88,18 @@ def tiny(entry):
         "n_negatives": 4,
         "local_crops": 1,
         "decoder_layers": 1,
+        "vocab_size": 256,
+        "max_length": 16,
+        "n_codes": 8,
+        "n_distractors": 4,
+        "mask_length": 3,
+        "n_mels": 20,
     }
     return {name: value for name, value in small.items() if name in constructor_arguments(entry.load())}
 
 
-def has_steps(learner):
-    return bool(list(learner.batches(items(), 8, torch.Generator())))
+def has_steps(learner, data):
+    return bool(list(learner.batches(data, 8, torch.Generator())))
 
 
 @each(ENTRIES)
@@ -142,9 +149,9 @@ def test_its_settings_are_words_that_fit_or_the_constructor_knows(entry):
 @each(LEARNERS)
 def test_the_loss_of_one_batch_falls(entry):
     learner = made(entry)
-    if not has_steps(learner) or not learner.loss_falls:
+    data = items(entry, learner)
+    if not has_steps(learner, data) or not learner.loss_falls:
         return
-    data = items()
     learner.before_fit(data)
     learner.before_epoch(data)
     optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad], 3e-3)
@@ -163,9 +170,9 @@ def test_the_loss_of_one_batch_falls(entry):
 @each(LEARNERS)
 def test_every_parameter_learns_and_nothing_else_moves(entry):
     learner = made(entry)
-    if not has_steps(learner):
+    data = items(entry, learner)
+    if not has_steps(learner, data):
         return
-    data = items()
     learner.before_fit(data)
     learner.before_epoch(data)
     fixed = {name: p.clone() for name, p in learner.named_parameters() if not p.requires_grad}
@@ -198,43 +205,46 @@ def test_ten_steps_and_ten_more_are_twenty(entry, tmp_path):
     settings = {"max_steps": 20, "batch_size": 8, "checkpoint_every": 5, "seed": 1}
     whole, killed = made(entry), made(entry)
     resumed = copy.deepcopy(killed)
-    fit(whole, items(), **settings)
-    if has_steps(killed):
+    fit(whole, items(entry, whole), **settings)
+    if has_steps(killed, data := items(entry, killed)):
         with pytest.raises(KeyboardInterrupt):
-            fit(killed, items(), out=tmp_path, callbacks=[Stop()], **settings)
-    fit(resumed, items(), out=tmp_path, **settings)
+            fit(killed, data, out=tmp_path, callbacks=[Stop()], **settings)
+    fit(resumed, items(entry, resumed), out=tmp_path, **settings)
     for name, value in whole.state_dict().items():
         assert torch.equal(resumed.state_dict()[name], value), f"{entry.id}: {name} differs after a kill"
 
 
 @each(LEARNERS)
 def test_it_runs_under_bfloat16_and_keeps_float32_parameters(entry):
-    learner = fit(made(entry), items(), max_steps=2, batch_size=8, precision="bf16-mixed")
+    learner = made(entry)
+    fit(learner, items(entry, learner), max_steps=2, batch_size=8, precision="bf16-mixed")
     assert all(p.dtype == torch.float32 for p in learner.parameters()), f"{entry.id}: a parameter is no longer float32"
     assert all(torch.isfinite(p).all() for p in learner.parameters()), f"{entry.id}: not finite under bfloat16"
 
 
 @each(LEARNERS)
-@pytest.mark.parametrize(("n", "size", "channels"), [(2, 16, 3), (7, 16, 1), (5, 20, 3)], ids=["two", "grey", "odd"])
-def test_it_takes_its_smallest_batch_and_odd_sizes(entry, n, size, channels):
-    learner = made(entry, size, channels)
+@pytest.mark.parametrize(("n", "shape"), [(2, "two"), (7, "grey"), (5, "odd")], ids=["two", "grey", "odd"])
+def test_it_takes_its_smallest_batch_and_odd_sizes(entry, n, shape):
+    words = ODD[kind_of(entry)].get(shape, {})
+    learner = made(entry, **words)
     n = max(n, learner.smallest_batch)
-    fit(learner, items(n, size, channels), max_steps=2, batch_size=n)
+    fit(learner, items(entry, learner, n, **words), max_steps=2, batch_size=n)
     encoder = encoder_of(learner)
-    vectors = encoder(encoder.prepare(images(n, size, channels)))
+    vectors = encoder(encoder.prepare(raw(entry, n, **words)))
     assert vectors.shape == (n, encoder.dim), f"{entry.id}: the encoder gives {tuple(vectors.shape)}"
-    assert torch.isfinite(vectors).all(), f"{entry.id}: vectors are not finite at n={n}, size={size}"
+    assert torch.isfinite(vectors).all(), f"{entry.id}: vectors are not finite at n={n}, {words}"
 
 
 @each(LEARNERS)
 def test_its_encoder_is_rebuilt_from_the_config(entry, tmp_path):
     from tacit.runs import load
 
-    learner = fit(made(entry), items(), max_steps=1, batch_size=8, out=tmp_path)
+    learner = made(entry)
+    fit(learner, items(entry, learner), max_steps=1, batch_size=8, out=tmp_path)
     again = load(tmp_path).encoder
     encoder = encoder_of(learner).eval()
-    x = encoder.prepare(images())
-    torch.testing.assert_close(again(again.prepare(images())), encoder(x), msg=f"{entry.id}: another encoder")
+    x = encoder.prepare(raw(entry))
+    torch.testing.assert_close(again(again.prepare(raw(entry))), encoder(x), msg=f"{entry.id}: another encoder")
 
 
 @each(LEARNERS)
@@ -242,9 +252,10 @@ def test_bad_input_is_an_error_that_names_it(entry):
     learner = made(entry)
     with pytest.raises(TacitError):
         fit(learner, {"z": torch.zeros(8)}, max_steps=1, batch_size=4)
+    neither = torch.zeros(2, 5, 16, 16)  # no image, no text, no sound...
     if "encoder" in constructor_arguments(type(learner)):
         with pytest.raises(TacitError):
-            learner.encoder(torch.zeros(2, 5, SIZE, SIZE))
+            learner.encoder(neither if kind_of(entry) == "image" else learner.encoder.prepare(neither))
 
 
 @each(LOSSES)

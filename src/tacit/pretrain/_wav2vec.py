@@ -157,7 +157,7 @@ def few_labels(trial: Trial, encoder: nn.Module, train: Part, unseen: Unseen, n_
         probe = lambda y, _: linear_probe(features[0], few.y, features[1], torch.as_tensor(y)).value  # noqa: E731
         return other.score(torch.zeros(len(other)), by=probe)
 
-    return score(trial.select(train, (1, 4), score), train, unseen)
+    return score(trial.select(train, (1, 4, 8), score), train, unseen)
 
 
 class Stretches(nn.Module):
