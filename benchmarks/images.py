@@ -15,21 +15,36 @@ comes out.
 import argparse
 import itertools
 import json
-import os
 import resource
-import statistics
-import subprocess
 import sys
-import time
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
 import numpy as np
 import torch
+from _tables import (
+    FIXED,
+    HERE,
+    TIMED,
+    answer_of,
+    is_closed,
+    keep_time,
+    learner_of,
+    learns_without_labels,
+    length_of,
+    median_step,
+    number,
+    read_lines,
+    run_all,
+    spread,
+    steps_in,
+    timed,
+    write_auto,
+    write_section,
+)
+from _tables import ranked as ranked_lines
 
-from tacit.building import build, closed_form, constructor_arguments, wanted_columns
+from tacit.building import build
 from tacit.catalogue import find, systems
 from tacit.cli._machine import keep_freed_memory
 from tacit.data import Dataset, named
@@ -41,11 +56,8 @@ from tacit.recipes import Machine, recipe
 from tacit.training import Callback, fit
 from tacit.views import as_float, two_crops
 
-HERE = Path(__file__).parent
-STEPS, RESULTS, PAGE = HERE / "steps.json", HERE / "images.jsonl", HERE.parent / "docs/images.md"
-AUTO = HERE.parent / "src/tacit/auto.json"
+RESULTS, PAGE = HERE / "images.jsonl", HERE.parent / "docs/images.md"
 MINUTES, N = 5, 10_000
-FIXED = ("pixels", "untrained")
 RAW = ("pixels", "untrained", "pca")
 """What costs next to nothing; the best of them is to be reached."""
 SETS = (("cifar10", 16), ("cifar10", 32), ("fashion_mnist", 28))
@@ -56,16 +68,7 @@ LOOKED = (2000, 1000)
 
 def methods():
     learners = [e for e in systems() if e.kind == "learner" and "image" in e.modality and e.level != "protocol"]
-    return [*FIXED, *dict.fromkeys(e.id for e in learners if learns_without_labels(find(e.id).load()))]
-
-
-def learns_without_labels(kind):
-    """Whether it asks for no y, neither in its loss nor, drawing its own batches, beside it; nor for a trained part."""
-    return "y" not in wanted_columns(kind) and not {"teacher", "classifier"} & set(constructor_arguments(kind))
-
-
-def is_closed(method):
-    return method not in FIXED and closed_form(find(method).load())
+    return ["pixels", "untrained", *dict.fromkeys(e.id for e in learners if learns_without_labels(find(e.id).load()))]
 
 
 def description(data, size):
@@ -74,14 +77,6 @@ def description(data, size):
 
 def prepared(method, data, size):
     return recipe(method, description(data, size), Machine.here("cpu"))
-
-
-def learner_of(made, seed, described):
-    encoder = None
-    if made.encoder is not None:
-        torch.manual_seed(seed)
-        encoder = make_encoder(**made.encoder)
-    return build(made.method, described, encoder=encoder, arguments=made.arguments, seed=seed)
 
 
 def images(data, size, split, seed):
@@ -106,12 +101,8 @@ def time_steps(names, data, size):
     for method in names:
         if method in FIXED or is_closed(method):
             continue
-        every = json.loads(STEPS.read_text()) if STEPS.exists() else {}
-        table = every.setdefault(f"{data}-{size}", {})
-        found = json.loads(answer_of("time-one", method, 0, data, size))
-        table |= {"threads": torch.get_num_threads(), "date": date.today().isoformat()}
-        table["methods"] = table.get("methods", {}) | {method: found}
-        STEPS.write_text(json.dumps(every, indent=1) + "\n")
+        found = json.loads(answer("time-one", method, 0, data, size))
+        keep_time(f"{data}-{size}", method, found)
         print(f"{method:16} {found}", flush=True)
 
 
@@ -136,12 +127,6 @@ def time_one(method, data, size):
 
 def measured(method, made, x, data, size, *, encoder=None, training=None):
     """Median seconds of a step, and the cost of its passes through the encoder."""
-    times = []
-
-    class Clock(Callback):
-        def step(self, step, loss, lr, health):
-            times.append(time.perf_counter())
-
     described = description(data, size)
     if encoder is not None:
         torch.manual_seed(0)
@@ -150,8 +135,8 @@ def measured(method, made, x, data, size, *, encoder=None, training=None):
         learner = learner_of(made, 0, described)
     items = Dataset({"x": x}, modality="image")
     with Passes(encoder_of(learner)) as passes:
-        fit(learner, items, max_steps=14, callbacks=[Clock()], **(training or made.training))
-    return statistics.median(np.diff(times[4:])), passes.cost / 14
+        seconds = median_step(learner, items, training or made.training)
+    return seconds, passes.cost / TIMED
 
 
 class Passes:
@@ -190,7 +175,7 @@ def run_one(method, seed, data, size, work):
         encoder = encoder_of(learner)
         if method not in FIXED:
             closed = is_closed(method)
-            steps = 1 if closed else max(1, int(MINUTES * 60 / seconds_a_step(method, data, size)))
+            steps = 1 if closed else steps_in(MINUTES, f"{data}-{size}", method)
             watch = [] if closed else [Watch(learner, x, y, steps, looks)]
             place = work / f"{data}-{size}" / f"{method}-{seed}"
             learner = fit(
@@ -248,44 +233,24 @@ def retrieval(encoder, x, size, channels):
     return view_retrieval(*(embed(encoder, {"x": part}) for part in (as_float(torch.from_numpy(x), size), views))).value
 
 
-def seconds_a_step(method, data, size):
-    return json.loads(STEPS.read_text())[f"{data}-{size}"]["methods"][method]["seconds"]
-
-
 def results(data=None, size=None):
-    lines = [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
-    return [line for line in lines if data is None or (line["data"], line["size"]) == (data, size)]
+    return [line for line in read_lines(RESULTS) if data is None or (line["data"], line["size"]) == (data, size)]
 
 
 def run(names, seeds, data, size, jobs, work):
     done = {(line["method"], line["seed"]) for line in results(data, size)}
     left = [(method, seed) for seed in seeds for method in names if (method, seed) not in done]
-    with ThreadPoolExecutor(jobs) as pool:
-        failed = sum(pool.map(lambda job: child(*job, data, size, jobs, work), left))
-    sys.exit(min(failed, 1))
+
+    def one(method, seed):
+        return answer("one", method, seed, data, size, "--work", work, threads=1 if jobs > 1 else None)
+
+    sys.exit(min(run_all(left, one, RESULTS, jobs), 1))
 
 
-def child(method, seed, data, size, jobs, work):
-    try:
-        line = answer_of("one", method, seed, data, size, "--work", str(work), threads=1 if jobs > 1 else None)
-    except RuntimeError as error:
-        print(error, flush=True)
-        return True
-    with RESULTS.open("a") as file:
-        file.write(line + "\n")
-    found = json.loads(line)
-    print(f"{method:16} seed {seed}: k-NN {found['knn']:.3f}, linear {found['linear']:.3f}", flush=True)
-    return False
-
-
-def answer_of(what, method, seed, data, size, *more, threads=None):
+def answer(what, method, seed, data, size, *more, threads=None):
     """The line that this file, called once more, ends with."""
-    command = [sys.executable, __file__, what, "--methods", method, "--seeds", str(seed), "--data", data]
-    environment = {**os.environ, **({"OMP_NUM_THREADS": str(threads)} if threads else {})}
-    ended = subprocess.run([*command, "--size", str(size), *more], env=environment, capture_output=True, text=True)
-    if ended.returncode:
-        raise RuntimeError(f"{method} seed {seed} failed:\n{ended.stderr[-2000:]}")
-    return ended.stdout.splitlines()[-1]
+    words = [what, "--methods", method, "--seeds", seed, "--data", data, "--size", size, *more]
+    return answer_of(__file__, *words, threads=threads)
 
 
 # table ----------------------------------------------------------------------------------------------------------------
@@ -293,25 +258,8 @@ def answer_of(what, method, seed, data, size, *more, threads=None):
 
 def ranked(data, size):
     """Methods by mean rank over k-NN and linear probe, with the means of their seeds."""
-    by_method = defaultdict(list)
-    for line in results(data, size):
-        by_method[line["method"]].append(line)
     keys = ("knn", "linear", "effective_rank", "view_retrieval", "dim")
-    means = {
-        method: {key: statistics.mean(line[key] for line in lines if key in line) for key in keys if key in lines[0]}
-        | {"lines": lines, "steps": lines[0]["steps"], "batch_size": lines[0]["batch_size"]}
-        for method, lines in by_method.items()
-    }
-    for key in ("knn", "linear"):
-        for place, method in enumerate(sorted(means, key=lambda m: -means[m][key]), 1):
-            means[method]["rank"] = means[method].get("rank", 0) + place / 2
-    return dict(sorted(means.items(), key=lambda pair: pair[1]["rank"]))
-
-
-def spread(lines, key):
-    values = [100 * line[key] for line in lines]
-    mean = statistics.mean(values)
-    return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ± {statistics.stdev(values):.1f}"
+    return ranked_lines(results(data, size), ("knn", "linear"), keys)
 
 
 TITLES = (
@@ -322,25 +270,19 @@ TITLES = (
 
 def rows(data, size):
     found = ranked(data, size)
-    timed = json.loads(STEPS.read_text()).get(f"{data}-{size}", {}).get("methods", {}) if STEPS.exists() else {}
+    times = timed(f"{data}-{size}")
     raw = [line for method in RAW if method in found for line in found[method]["lines"]]
     goal = max((line["looks"][-1][1] for line in raw if line.get("looks")), default=None)
     for method, line in found.items():
-        each, stepped = timed.get(method, {}), line["batch_size"] is not None
-        length = (
-            f"{line['steps']:,} x {line['batch_size']}" if stepped else "none" if method in FIXED else "closed form"
-        )
+        each, stepped = times.get(method, {}), line["batch_size"] is not None
         yield [
             method, spread(line["lines"], "knn"), spread(line["lines"], "linear"), f"{line['rank']:.1f}",
-            str(len(line["lines"])), length, number(each.get("images"), 0), number(each.get("ratio"), 2),
-            number(each.get("expected"), 2), reached(line, goal, each.get("seconds")) if stepped else "",
+            str(len(line["lines"])), length_of(method, line), number(each.get("images"), 0),
+            number(each.get("ratio"), 2), number(each.get("expected"), 2),
+            reached(line, goal, each.get("seconds")) if stepped else "",
             number(each.get("memory"), 0), f"{line['dim']:.0f}", f"{line['effective_rank']:.0f}",
             spread(line["lines"], "view_retrieval") if "view_retrieval" in line else "",
         ]  # fmt: skip
-
-
-def number(value, digits):
-    return "" if value is None else f"{value:,.{digits}f}"
 
 
 def reached(line, goal, seconds):
@@ -353,35 +295,23 @@ def reached(line, goal, seconds):
 
 
 def table():
-    text = PAGE.read_text()
     for data, size in SETS:
-        start, end = f"<!-- table {data}-{size} -->", f"<!-- end of table {data}-{size} -->"
-        lines = [TITLES, ["---"] * len(TITLES), *rows(data, size)] if results(data, size) else [["not measured yet"]]
-        body = "\n".join("| " + " | ".join(cells) + " |" for cells in lines) if len(lines) > 1 else "Not measured yet."
-        text = text[: text.index(start)] + f"{start}\n\n{body}\n\n" + text[text.index(end) :]
-    PAGE.write_text(text)
-    write_auto(*next(one for one in SETS if results(*one)))
+        write_section(PAGE, f"{data}-{size}", TITLES, list(rows(data, size)))
+    choose(*next(one for one in SETS if results(*one)))
 
 
-def write_auto(data, size):
+def choose(data, size):
     """What `--method auto` takes: the best by mean rank over k-NN and linear probe, of what a command can train."""
     found = ranked(data, size)
     choices = [method for method in found if method not in FIXED]
     best = choices[0]
     scores = f"k-NN {100 * found[best]['knn']:.0f} %, linear {100 * found[best]['linear']:.0f} %"
     where = f"{scores} on {data} at {size} pixels in {MINUTES} minutes of a 2-core CPU"
-    said = {
-        "made": f"benchmarks/images.py table, {date.today()}",
-        "measured": True,
-        "compare": {"image": choices[:4]},
-        "rows": [
-            {"modality": "points", "device": "any", "method": "pca", "reason": "rows of numbers: whitened PCA"},
-            {"modality": "image", "device": "cpu", "method": best,
-             "reason": f"best of {len(found)} in docs/images.md ({where})"},
-            {"modality": "image", "device": "gpu", "method": "simclr", "reason": "not measured on a GPU yet"},
-        ],
-    }  # fmt: skip
-    AUTO.write_text(json.dumps(said, indent=1) + "\n")
+    chosen = [
+        {"device": "cpu", "method": best, "reason": f"best of {len(found)} in docs/images.md ({where})"},
+        {"device": "gpu", "method": "simclr", "reason": "not measured on a GPU yet"},
+    ]
+    write_auto("image", f"benchmarks/images.py table, {date.today()}", chosen, choices[:4])
 
 
 def main():
