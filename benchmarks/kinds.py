@@ -10,7 +10,6 @@ counted, so a busy machine changes how long a run takes and not what comes out.
 """
 
 import argparse
-import inspect
 import json
 import sys
 import time
@@ -342,9 +341,7 @@ def trainable(kind):
 
 
 def enough(kind, given):
-    named = inspect.signature(kind.loss).parameters.values()
-    open_ended = {one.name for one in named if one.kind is one.VAR_KEYWORD}
-    return learns_without_labels(kind) and set(wanted_columns(kind)) - open_ended <= given | {"index"}
+    return learns_without_labels(kind) and set(wanted_columns(kind)) <= given | {"index"}
 
 
 def methods(kind, data):
@@ -515,27 +512,21 @@ def tables(kinds):
 def choose(kind):
     """What `--method auto` takes: the first of its table that `tacit learn` trains, or what stands until then."""
     data, (_, protocol) = next(iter(KINDS[kind].sets.items()))
-    found = {method: line for method, line in found_in(kind, data).items() if method not in FIXED}
-    learned = [method for method in found if learnable(kind, method)]
+    found = found_in(kind, data)
+    learned = [method for method in found if method not in FIXED]
     if not learned:
         usual = KINDS[kind].until_measured
-        others = [method for method in trainable(kind) if method != usual and learnable(kind, method)]
         row = {"device": "any", "method": usual, "reason": "not measured yet"}
+        others = [method for method in trainable(kind) if method != usual]
         return write_auto(kind, "not measured yet", [row], [usual, *others][:4])
     best = learned[0]
     scores = ", ".join(
         f"{title.removesuffix(' %')} {100 * found[best][key]:.0f} %" for key, title in protocol.ranks.items()
     )
     where = f"{scores} on {data} in {MINUTES:g} minutes of a 2-core CPU"
-    reason = f"best of {len(found_in(kind, data))} in docs/{KINDS[kind].page} ({where})"
+    reason = f"best of {len(found)} in docs/{KINDS[kind].page} ({where})"
     row = {"device": "any", "method": best, "reason": reason}
     return write_auto(kind, f"benchmarks/kinds.py table, {date.today()}", [row], learned[:4])
-
-
-def learnable(kind, method):
-    """Whether `tacit learn` takes it: the columns that it names are all there."""
-    given = {"image", "text"} if kind == "pairs" else {"x"}
-    return set(wanted_columns(find(method).load())) <= given | {"index"}
 
 
 def main():

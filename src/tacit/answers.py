@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,15 @@ from torch import Tensor
 
 from tacit.errors import RunError
 from tacit.report import contact_sheet
+from tacit.report._points import text_of
 from tacit.store import Items
 
 SIDE = 64
 """Pixels of a picture on a contact sheet at most; thumbnails have no more."""
 ACROSS = 8
-SHEET, MADE = "contact-sheet.png", "made.json"
+ROWS = 24
+"""Groups on a contact sheet; further ones lie on further sheets."""
+SHEET, PAGE, MADE = "contact-sheet.png", "contact-sheet.html", "made.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +37,19 @@ class Answer:
     files: list[Path]
     """Tables of items, csv and parquet."""
     sheet: Path | None
-    """Contact sheet; None where the items are no pictures."""
+    """Contact sheet; a page of texts where the items are no pictures, None where they have no texts either."""
     what: str
     lines: list[str] = field(default_factory=list)
     """What there is to know of it, in sentences."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows to be looked at together, and what is written under each."""
+
+    title: str
+    rows: Sequence[int] | np.ndarray
+    captions: Sequence[str] = ()
 
 
 class Rows:
@@ -77,7 +90,7 @@ class Rows:
         z /= np.maximum(np.sqrt(np.einsum("ij,ij->i", z, z)), 1e-12)[:, None]
         return z
 
-    def pictures(self, rows: Sequence[int]) -> list[Tensor] | None:
+    def pictures(self, rows: Sequence[int] | np.ndarray) -> list[Tensor] | None:
         """The thumbnails of these rows, (3, s, s) float in [0, 1], all of one size; None if one is no picture."""
         from PIL import Image, ImageOps
 
@@ -94,14 +107,106 @@ class Rows:
         square = [ImageOps.pad(picture, (side, side), color="white") for picture in read]
         return [torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float() / 255 for picture in square]
 
-    def sheet(self, rows: Sequence[int], captions: Sequence[str]) -> Any:
-        """A contact sheet of these rows, a caption under each; None where they are no pictures."""
-        pictures = self.pictures(rows) if len(rows) else None
-        if pictures is None:
-            return None
+    def texts(self, rows: Sequence[int] | np.ndarray) -> list[str]:
+        """The captions of these rows, or the pieces of text that stand for them; "" where there is none."""
+        found = Items.open(self.run).rows(self.items[np.asarray(rows, int)], ["meta", "thumbnail"])
+        return [text_of(row["meta"], row["thumbnail"]) for row in found]
+
+    def text_column(self, rows: Sequence[int] | np.ndarray) -> dict[str, list[str]]:
+        """`text` for a table that a person reads; no column where there is no text."""
+        found = self.texts(rows)
+        return {"text": found} if any(found) else {}
+
+    def sheet(self, groups: Sequence[Group]) -> Sheet:
+        """Contact sheets of these groups where they are pictures; else their texts, if they have any."""
+        some = [group for group in groups if len(group.rows)]
+        rows = np.concatenate([np.asarray(group.rows, int) for group in some]) if some else np.zeros(0, int)
+        if not len(rows):
+            return Sheet([], [])
+        pictures = self.pictures(rows)
+        if pictures is not None:
+            return Sheet(_pictured(groups, pictures), [])
+        texts = self.texts(rows)
+        return Sheet([], _listed(some, [self.uris[row] for row in rows], texts) if any(texts) else [])
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """What of an answer is to be looked at: contact sheets, or lists of texts; nothing where both are empty."""
+
+    pictures: list[Any]
+    """PIL images."""
+    lists: list[dict[str, Any]]
+    """Of each group its title and its items: name, text, caption."""
+
+    @property
+    def noun(self) -> str:
+        return "picture" if self.pictures else "page"
+
+    def save(self, folder: Path) -> Path | None:
+        """Write contact-sheet.png (and -2.png...) or contact-sheet.html; the first file, or None."""
+        for number, picture in enumerate(self.pictures, 1):
+            picture.save(folder / (SHEET if number == 1 else f"contact-sheet-{number}.png"))
+        if self.lists:
+            (folder / PAGE).write_text(_page(self.lists), encoding="utf-8", errors="replace")
+        return folder / SHEET if self.pictures else folder / PAGE if self.lists else None
+
+    def details(self) -> dict[str, Any]:
+        """What the report shows in place of a picture, for made.json."""
+        return {"lists": self.lists} if self.lists else {}
+
+
+def _pictured(groups: Sequence[Group], pictures: list[Tensor]) -> list[Any]:
+    """One group without a title as a grid; several with a line each, the title under its first picture."""
+    if len(groups) == 1 and not groups[0].title:
         cut = range(0, len(pictures), ACROSS)
-        said = [list(captions[start : start + ACROSS]) for start in cut]
-        return contact_sheet([pictures[start : start + ACROSS] for start in cut], captions=said)
+        said = [list(groups[0].captions[start : start + ACROSS]) for start in cut]
+        return [contact_sheet([pictures[start : start + ACROSS] for start in cut], captions=said)]
+    blank, sheets = torch.ones_like(pictures[0]), []
+    for start in range(0, len(groups), ROWS):
+        lines, said = [], []
+        for group in groups[start : start + ROWS]:
+            own, pictures = pictures[: len(group.rows)], pictures[len(group.rows) :]
+            lines.append([*own, *[blank] * (ACROSS - len(own))])
+            said.append([group.title, *list(group.captions)[1:], *[""] * ACROSS][:ACROSS])
+        sheets.append(contact_sheet(lines, captions=said))
+    return sheets
+
+
+def _listed(groups: Sequence[Group], names: list[str], texts: list[str]) -> list[dict[str, Any]]:
+    lists = []
+    for group in groups:
+        n = len(group.rows)
+        captions = [*group.captions, *[""] * n][:n]
+        items = zip(names[:n], texts[:n], captions, strict=True)
+        lists.append(
+            {
+                "title": group.title,
+                "items": [{"name": name, "text": text, "caption": caption} for name, text, caption in items],
+            }
+        )
+        names, texts = names[n:], texts[n:]
+    return lists
+
+
+STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
+h2{font-size:1.1rem;margin:2rem 0 .5rem}ol{padding:0;list-style:none}li{padding:.5rem 0;border-top:1px solid #ddd}
+small{display:block;color:#666}b{float:right;margin-left:1rem;font-weight:600}"""
+
+
+def _page(lists: Sequence[dict[str, Any]]) -> str:
+    """A page of texts, which needs no other file."""
+    parts = []
+    for group in lists:
+        items = [
+            f'<li><b>{html.escape(one["caption"])}</b><span dir="auto">{html.escape(one["text"])}</span>'
+            f'<small dir="auto">{html.escape(one["name"])}</small></li>'
+            for one in group["items"]
+        ]
+        title = f"<h2>{html.escape(group['title'])}</h2>" if group["title"] else ""
+        parts.append(f"{title}<ol>{''.join(items)}</ol>")
+    head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Contact sheet</title><style>{STYLE}</style>'
+    return f"{head}<body>{''.join(parts)}</body></html>\n"
 
 
 def check_out(out: str | Path | None) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from tacit import catalogue
+from tacit.data import Column
 from tacit.errors import ArgumentError, RunError, expect
 from tacit.learner import Learner, encoder_of
 from tacit.nn import Classifier, ImageEncoder, ItemEncoder, encoder_arguments, modality_of
@@ -162,9 +163,10 @@ def read_columns(learner: nn.Module, columns: Mapping[str, Any], *, fitted: bool
         raw = made if made in columns else {"x": "text"}.get(made)
         if not isinstance(encoder, ItemEncoder) or raw not in columns:
             continue
+        rows = columns[raw][:] if isinstance(columns[raw], Column) else columns[raw]
         if not fitted:
-            encoder.fit_prepare(columns[raw])
-        read[made] = encoder.prepare(columns[raw]).cpu()
+            encoder.fit_prepare(rows)
+        read[made] = encoder.prepare(rows).cpu()
     return read
 
 
@@ -261,5 +263,5 @@ def closed_form(kind: type[Learner]) -> bool:
 
 def wanted_columns(kind: type[Learner]) -> tuple[str, ...]:
     """The columns that a learner's step, or else its loss, names."""
-    named = kind.loss if kind.step is Learner.step else kind.step
-    return tuple(name for name in inspect.signature(named).parameters if name not in ("self", "update"))
+    named = inspect.signature(kind.loss if kind.step is Learner.step else kind.step).parameters.values()
+    return tuple(one.name for one in named if one.name not in ("self", "update") and one.kind is not one.VAR_KEYWORD)

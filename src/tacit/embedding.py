@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,19 @@ def embed(
     device: str | torch.device = "auto",
     out: str | Path | None = None,
     progress: Progress | None = None,
+    like: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
     """The encoder's vectors of every item, in order.
 
     Args:
         encoder: module with `dim` and `forward(x) -> (n, dim)`; its `prepare(items)` is used where it has one.
-        data: whatever `tacit.data.open` takes (a folder, a zip, an array...), or a Dataset.
+        data: whatever `tacit.data.open` takes (a folder, a zip, an array...), or a Dataset; or a list of raw items as
+            the encoder's `prepare` takes them: texts, sounds...
         batch_size: items a forward pass.
         device: `"auto"` is a GPU if there is one.
         out: a .npy file to write the vectors to, where they do not fit in memory; the result is then mapped.
         progress: told (items done, n).
+        like: `description` of the data that was learned from, which new tables and sounds are read like.
 
     Returns:
         float32 (n, dim).
@@ -46,7 +49,7 @@ def embed(
     (3, 4)
     """
     expect("batch_size", batch_size, batch_size >= 1, "at least 1")
-    items = _items(data, encoder)
+    items = _items(data, encoder, like)
     if "x" not in items:
         raise ArgumentError(f"data: the columns are {', '.join(items.names)}; expected x, what the encoder reads")
     n, vectors = len(items), None
@@ -119,13 +122,21 @@ def readable(encoder: nn.Module, source: Source) -> Dataset:
     return Dataset({"x": x.cpu()}, modality=source.modality, fingerprint=source.dataset.fingerprint)
 
 
-def _items(data: Any, encoder: nn.Module) -> Dataset:
+def _items(data: Any, encoder: nn.Module, like: Mapping[str, Any] | None) -> Dataset:
     reads = getattr(encoder, "modality", None)
-    if isinstance(data, str | Path) or (reads == "text" and isinstance(data, list | tuple)):
-        from tacit.data import open as open_data
+    if reads is not None and isinstance(data, list | tuple) and not _paths(data, reads):
+        return Dataset({"x": prepared(encoder, data).cpu()}, modality=reads)
+    if isinstance(data, Dataset | Mapping | np.ndarray | Tensor):
+        return as_dataset(data)
+    from tacit.data import open as open_data
 
-        return readable(encoder, open_data(data, modality=reads, image_size=getattr(encoder, "image_size", None)))
-    return as_dataset(data)
+    said = {name: getattr(encoder, name) for name in ("sample_rate", "seconds") if hasattr(encoder, name)}
+    size = getattr(encoder, "image_size", None)
+    return readable(encoder, open_data(data, modality=reads, image_size=size, like={**said, **(like or {})}))
+
+
+def _paths(items: Sequence[Any], reads: str) -> bool:
+    return reads != "text" and len(items) > 0 and all(isinstance(item, str | Path) for item in items)
 
 
 def _room(out: str | Path | None, shape: tuple[int, int]) -> np.ndarray:

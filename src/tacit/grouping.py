@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from tacit.answers import SHEET, Answer, Rows, check_out, counted, listed, new_folder, write_made, write_tables
+from tacit.answers import (
+    Answer,
+    Group,
+    Rows,
+    check_out,
+    counted,
+    listed,
+    new_folder,
+    write_made,
+    write_tables,
+)
 from tacit.errors import expect, unknown
-from tacit.report import contact_sheet, find_clusters
+from tacit.report import find_clusters, name_by_words
+from tacit.report._points import text_of
 from tacit.report._words import stability_word
 from tacit.store import Items
 
@@ -25,10 +33,6 @@ METHODS = ("kmeans", "cpp")
 PARTS = 12
 """Parts that data without separate groups is cut into."""
 EXAMPLES = 8
-ROWS = 24
-"""Clusters on a contact sheet; further ones lie on further sheets."""
-WORDS = 3
-"""In the name of a cluster."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,8 @@ def cluster(
     names = name_by_words(found.labels, _texts(run))
     examples = [_examples(found, number, rows.first) for number in range(n_clusters)]
     sizes = np.bincount(found.labels, minlength=n_clusters)
-    sheets = _sheets(rows, examples, [_title(i, names[i], int(size)) for i, size in enumerate(sizes)])
+    titles = [_title(i, names[i], int(size)) for i, size in enumerate(sizes)]
+    sheet = rows.sheet([Group(title, some) for title, some in zip(titles, examples, strict=True)])
     folder = new_folder(run, out, FOLDER)
     columns = {
         "item": rows.items,
@@ -106,7 +111,7 @@ def cluster(
     answer = Clustered(
         folder=folder,
         files=write_tables(folder, "clusters", columns),
-        sheet=folder / SHEET if sheets else None,
+        sheet=sheet.save(folder),
         what=f"{counted(len(rows), 'item')} in {counted(n_clusters, 'cluster')}, by {method}",
         lines=[*found.said, f"Sizes: {listed(sizes.tolist(), 12)}."],
         labels=found.labels,
@@ -115,47 +120,15 @@ def cluster(
         names=names,
         examples=[rows.items[some].tolist() for some in examples],
     )
-    for number, sheet in enumerate(sheets):
-        sheet.save(folder / (SHEET if number == 0 else f"contact-sheet-{number + 1}.png"))
     if any(names):
         answer.lines.append(f"Typical words: {listed([f'{i} {name}' for i, name in enumerate(names) if name], 12)}.")
     clusters = [
         {"cluster": i, "size": int(sizes[i]), "name": names[i], "examples": [rows.uris[row] for row in examples[i]]}
         for i in range(n_clusters)
     ]
-    write_made(answer.folder, answer.what, answer.lines, {"k": k, "method": method, "seed": seed, "clusters": clusters})
+    details = {"k": k, "method": method, "seed": seed, "clusters": clusters}
+    write_made(answer.folder, answer.what, answer.lines, details | sheet.details())
     return answer
-
-
-def name_by_words(labels: NDArray[np.integer], texts: Sequence[str]) -> list[str]:
-    """A name for each cluster: the words that more of its texts hold than of all others, likeliest first.
-
-    A word's score is share in the cluster x log(share in the cluster / share in all). Words in one text only, and
-    English words without content, are not counted; "" where nothing stands out, and where less than half of the items
-    have a text.
-
-    >>> name_by_words(np.array([0, 0, 1, 1]), ["a red car", "red cars, car", "blue sea", "the sea"])
-    ['car, red', 'sea']
-    """
-    from sklearn.feature_extraction.text import CountVectorizer
-
-    n_clusters = int(labels.max()) + 1
-    if 2 * sum(map(bool, texts)) < len(texts):
-        return [""] * n_clusters
-    counter = CountVectorizer(binary=True, stop_words="english", min_df=2, token_pattern=r"(?u)\b[^\W\d_]{3,}\b")
-    try:
-        holds = counter.fit_transform(texts)
-    except ValueError:  # no word is left
-        return [""] * n_clusters
-    words = counter.get_feature_names_out()
-    overall = np.asarray(holds.mean(axis=0)).ravel()
-    names = []
-    for number in range(n_clusters):
-        share = np.asarray(holds[labels == number].mean(axis=0)).ravel()
-        score = share * np.log(np.maximum(share, 1e-12) / overall)
-        best = [i for i in np.argsort(-score, kind="stable")[:WORDS] if score[i] > 0]
-        names.append(", ".join(words[i] for i in best))
-    return names
 
 
 def _kmeans(vectors: NDArray[np.float32], k: int | None, seed: int) -> _Found:
@@ -195,24 +168,6 @@ def _examples(found: _Found, number: int, first: NDArray[np.intp]) -> NDArray[np
     return members[np.argsort(-found.confidence[members], kind="stable")][:EXAMPLES]
 
 
-def _sheets(rows: Rows, examples: list[NDArray[np.intp]], titles: list[str]) -> list[Any]:
-    """Contact sheets, a row for each cluster."""
-    sheets = []
-    for start in range(0, len(examples), ROWS):
-        some = [part for part in examples[start : start + ROWS] if len(part)]
-        pictures = rows.pictures(np.concatenate(some).tolist()) if some else None
-        if pictures is None:
-            return []
-        blank = torch.ones_like(pictures[0])
-        lines, said = [], []
-        for part, title in zip(examples[start : start + ROWS], titles[start : start + ROWS], strict=True):
-            own, pictures = pictures[: len(part)], pictures[len(part) :]
-            lines.append([*own, *[blank] * (EXAMPLES - len(own))])
-            said.append([title, *[""] * (EXAMPLES - 1)])
-        sheets.append(contact_sheet(lines, captions=said))
-    return sheets
-
-
 def _title(number: int, name: str, size: int) -> str:
     return f"{number}: {name} ({size:,})" if name else f"{number} ({size:,})"
 
@@ -221,15 +176,5 @@ def _texts(run: Path) -> list[str]:
     """The caption of each item, or the text itself, "" where there is none."""
     found: list[str] = []
     for chunk in Items.open(run).chunks(["meta", "thumbnail"]):
-        found += [_text(meta, piece) for meta, piece in zip(chunk["meta"], chunk["thumbnail"], strict=True)]
+        found += [text_of(meta, piece) for meta, piece in zip(chunk["meta"], chunk["thumbnail"], strict=True)]
     return found
-
-
-def _text(meta: str, piece: bytes) -> str:
-    from tacit.report._pictures import snippet
-
-    if '"caption"' in meta:
-        said = json.loads(meta).get("caption")
-        if isinstance(said, str):
-            return said
-    return snippet(piece) or ""

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tacit.answers import (
-    SHEET,
     Answer,
+    Group,
     Rows,
     check_out,
     counted,
@@ -34,7 +34,7 @@ NUMBERS = ("item", "id", "index")
 """Columns that hold item numbers, where they hold whole numbers."""
 PATHS = ("path", "uri", "file", "filename", "file_name", "image", "name", *NUMBERS)
 """Columns that say which item is meant: the first of them that is there, or else the first column."""
-OURS = ("item", "uri", "probability", "source", "reason", "score", "cluster", "confidence")
+OURS = ("item", "uri", "probability", "source", "reason", "score", "cluster", "confidence", "text")
 """Columns that tacit writes beside labels: a table that it wrote can be filled in and given back."""
 DOUBTFUL = 20
 PURPOSE = "choosing and fitting a probe, and its cross-validated accuracy (tacit label)"
@@ -115,12 +115,12 @@ def label(
     given_words = counted(len(known), "given label")
     what = f"{counted(len(predicted), 'item')} labelled from {given_words} ({name}), by {choice.candidate.probe}"
     lines = _lines(choice, name, len(known), classes) + lines
-    sheet = rows.sheet(doubtful, [f"{found[row]} {100 * probability[row]:.0f} %" for row in doubtful])
+    sheet = rows.sheet([Group("", doubtful, [f"{found[row]} {100 * probability[row]:.0f} %" for row in doubtful])])
     folder = new_folder(run, out, FOLDER)
     answer = Labelled(
         folder=folder,
         files=_write(folder, rows, found, probability, is_given, doubtful),
-        sheet=folder / SHEET if sheet else None,
+        sheet=sheet.save(folder),
         what=what,
         lines=lines,
         name=name,
@@ -131,10 +131,9 @@ def label(
         choice=choice,
         doubtful=rows.items[doubtful].tolist(),
     )
-    if sheet:
-        sheet.save(folder / SHEET)
-        lines.append(f"The picture shows the {len(doubtful)} most doubtful items, each with its label and probability.")
-    write_made(answer.folder, answer.what, answer.lines, _details(answer))
+    if answer.sheet:
+        lines.append(f"The {sheet.noun} shows the {len(doubtful)} most doubtful items, with label and probability.")
+    write_made(answer.folder, answer.what, answer.lines, _details(answer) | sheet.details())
     return answer
 
 
@@ -359,7 +358,7 @@ def _write(
         "source": np.where(given, "given", "predicted"),
     }
     files = write_tables(folder, "predictions", columns)
-    some = {name: _taken(values, doubtful) for name, values in columns.items()}
+    some = {name: _taken(values, doubtful) for name, values in columns.items()} | rows.text_column(doubtful)
     return files + write_tables(folder, "doubtful", some, parquet=False)
 
 

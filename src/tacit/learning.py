@@ -20,6 +20,7 @@ from tacit.data import Source, write_skipped
 from tacit.data import open as open_data
 from tacit.learner import encoder_of
 from tacit.planning import Finished, Plan, comparable, plan
+from tacit.querying import Joint
 from tacit.runs import Run, load, load_encoder
 from tacit.settings import LearnSettings, learn_signature
 from tacit.surveying import survey
@@ -149,9 +150,11 @@ def embed_run(
     }
     with contextlib.closing(RunFolder(out, config | {"made": made}, overwrite=overwrite)) as folder:
         if read_model(folder.path) is None:
-            encoder_state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+            state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+            if Joint.described(described):  # its texts' side too, to be searched and labelled by words
+                state = load(model).learner.state_dict()
             with plain_errors(folder.path):
-                save_tensors(folder.path / "model.safetensors", encoder_state)
+                save_tensors(folder.path / "model.safetensors", state)
     facts = {
         "method": {"id": "embed", "name": f"the encoder of {model}", "paper": None, "summary": "not trained here"},
         "training": None,

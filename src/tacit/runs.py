@@ -16,16 +16,18 @@ from torch import Tensor, nn
 
 from tacit.building import rebuild
 from tacit.checkpoints import read_config, save_tensors
-from tacit.embedding import embed, encode, evaluating
+from tacit.embedding import embed, evaluating
 from tacit.errors import ArgumentError, MissingExtra, RunError, expect, unknown
 from tacit.learner import HOLDERS, encoder_of, load_state
 from tacit.nn import encoder as make_encoder
+from tacit.querying import Joint, vector_of
 
 if TYPE_CHECKING:
     from tacit.answers import Answer
     from tacit.generating import Pictures
     from tacit.grouping import Clustered
     from tacit.labelling import Labelled
+    from tacit.naming import Named
     from tacit.store import Hit, Items
     from tacit.suggesting import Suggested
 
@@ -85,6 +87,21 @@ class Run:
             ) from error
         return learner.eval()
 
+    @property
+    def modality(self) -> str | None:
+        """Kind of data that the run is of: image, text... None where a run does not say."""
+        return self.config.get("made", {}).get("description", {}).get("modality")
+
+    @cached_property
+    def joint(self) -> Joint | None:
+        """The space that images and texts share, of a run of pairs; None of all others."""
+        return Joint(self.learner) if Joint.described(self.config.get("build", {})) else None
+
+    @cached_property
+    def _joint_vectors(self) -> np.ndarray:
+        assert self.joint is not None
+        return self.joint.of_items(self.items.vectors())
+
     @cached_property
     def items(self) -> Items:
         """The table of items."""
@@ -113,22 +130,32 @@ class Run:
         return list(self.summary.get("next", []))
 
     def embed(self, data: Any, **options: Any) -> np.ndarray:
-        """Vectors of other data, (n, dim); as `tacit.embed`."""
-        return embed(self.encoder, data, **options)
+        """Vectors of other data, (n, dim); as `tacit.embed`. Tables and sounds are read like those learned from."""
+        like = self.config.get("made", {}).get("description")
+        return embed(self.encoder, data, **{"like": like, **options})
 
     def search(self, query: Any, k: int = 10) -> list[Hit]:
         """The k items most like another.
 
+        A run of pairs (CLIP and its kin) is searched in the space that its images and texts share, by either.
+
         Args:
-            query: an item number of this run; of images: a path, a PIL image or an array (c, h, w); of texts: a text;
-                of sounds: a path, or (array, sample rate); of series, tables and graphs: an array like a row of `x`.
+            query: an item number of this run; of images: a path, a PIL image or an array (c, h, w), and of a run of
+                pairs also a text; of texts: a text, or the path of a text file; of sounds: a path, or (array, sample
+                rate); of series, tables and graphs: an array like a row of `x`.
             k: how many, fewer where the run has fewer.
 
         Raises:
             ArgumentError: nothing that the encoder reads, or no such item.
+            DataError: a file that cannot be read.
         """
         expect("k", k, isinstance(k, int) and k >= 1, "at least 1")
-        return self.items.search(self._vector_of(query), k)
+        item = int(query) if isinstance(query, int | np.integer) else None
+        stored = None if item is None else self.items.rows([item], ["vector"])[0]["vector"]
+        if self.joint is None:
+            return self.items.search(vector_of(query, self.encoder, self.modality) if stored is None else stored, k)
+        asked = self.joint.of_query(query) if stored is None else self.joint.of_items(stored[None])[0]
+        return self.items.best(self._joint_vectors @ asked, k)
 
     def duplicates(self) -> list[Group]:
         """Groups of equal or nearly equal items, the most alike first."""
@@ -159,11 +186,35 @@ class Run:
 
         return self._shown(restore(self.folder, self.learner, images, task=task, **options))
 
-    def label(self, labels: str | Path | Mapping[Any, Any], **options: Any) -> Labelled:
-        """Label all items from a few labels, and rebuild the report; options: `tacit.labelling.label`'s."""
-        from tacit.labelling import label
+    def label(
+        self,
+        labels: str | Path | Mapping[Any, Any] | None = None,
+        *,
+        classes: str | Sequence[str] | None = None,
+        keywords: str | Path | Mapping[str, Sequence[str]] | None = None,
+        **options: Any,
+    ) -> Labelled | Named:
+        """Label all items, and rebuild the report: from a few labels, or by names alone.
 
-        return self._shown(label(self.folder, labels, **options))
+        Args:
+            labels: items and their labels; options: `tacit.labelling.label`'s.
+            classes: names of classes, for a run of images that learned from texts beside them; options:
+                `tacit.naming.by_classes`'s.
+            keywords: topics and their words, for a run of texts; options: `tacit.naming.by_keywords`'s.
+
+        Raises:
+            ArgumentError: none of the three, or several; and as those functions.
+        """
+        given = {"labels": labels, "classes": classes, "keywords": keywords}
+        said = [name for name, value in given.items() if value is not None]
+        expect("label", said, len(said) == 1, "one of labels, classes and keywords")
+        from tacit import labelling, naming
+
+        if classes is not None:
+            return self._shown(naming.by_classes(self, classes, **options))
+        if keywords is not None:
+            return self._shown(naming.by_keywords(self, keywords, **options))
+        return self._shown(labelling.label(self.folder, labels, **options))  # type: ignore[arg-type]
 
     def suggest(self, n: int = 50, **options: Any) -> Suggested:
         """Choose the items to label next, and rebuild the report; options: `tacit.suggesting.suggest`'s."""
@@ -209,12 +260,6 @@ class Run:
         if (self.folder / "summary.json").exists() and made.folder.parent.parent == self.folder:
             self.report()
         return made
-
-    def _vector_of(self, query: Any) -> np.ndarray:
-        if isinstance(query, int | np.integer):
-            return self.items.rows([int(query)], ["vector"])[0]["vector"]
-        with evaluating(self.encoder):
-            return encode(self.encoder, _one_item(query, self.encoder))[0].float().numpy()
 
 
 def load(path: str | Path, *, encoder: nn.Module | None = None) -> Run:
@@ -294,48 +339,14 @@ def _filled(encoder: nn.Module, state: Mapping[str, Tensor], source: str) -> nn.
     return encoder.eval()
 
 
-def _one_item(query: Any, encoder: nn.Module) -> Any:
-    """A query as a batch of one."""
-    reads = getattr(encoder, "modality", "image")
-    if reads == "text":
-        expect("query", query, isinstance(query, str) and query.strip() != "", "a text")
-        return [query]
-    if reads == "audio":
-        from tacit.data import read_audio
-
-        return [read_audio(query) if isinstance(query, str | Path) else query]
-    if reads in ("series", "table", "graph"):
-        expect(
-            "query", query, isinstance(query, np.ndarray | Tensor), f"an item number, or an array as a {reads} has it"
-        )
-        return torch.as_tensor(query)[None]
-    return _one_image(query, encoder)
-
-
-def _one_image(query: Any, encoder: nn.Module) -> Tensor:
-    """A query as a batch of one."""
-    from PIL import Image
-
-    if isinstance(query, np.ndarray | Tensor):
-        return torch.as_tensor(query)[None]
-    if isinstance(query, str | Path):
-        from tacit.data import read_image
-
-        pixels = read_image(query, size=encoder.image_size, channels=encoder.in_channels)  # type: ignore[arg-type]
-        return torch.as_tensor(pixels)[None]
-    if isinstance(query, Image.Image):
-        return encoder.prepare([query])  # type: ignore[operator]
-    raise ArgumentError(f"query={type(query).__name__}: expected a path, a PIL image, an array or an item number")
-
-
 def _export_onnx(encoder: nn.Module, place: Path) -> None:
     import importlib.util
 
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtra(package, "export", "export to onnx")
-    size, channels = encoder.image_size, encoder.in_channels
-    example = torch.rand(2, channels, size, size)  # type: ignore[arg-type]
+    size, channels = int(encoder.image_size), int(encoder.in_channels)  # type: ignore[arg-type]
+    example = torch.rand(2, channels, size, size)
     draft = place.with_name(f".draft-{place.name}")
     batch = torch.export.Dim("n", min=1)
     with evaluating(encoder):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tacit.answers import SHEET, Answer, Rows, check_out, counted, new_folder, write_made, write_tables
+from tacit.answers import Answer, Group, Rows, check_out, counted, new_folder, write_made, write_tables
 from tacit.data import Ledger
 from tacit.errors import ArgumentError, DataError, expect, unknown
 
@@ -94,28 +94,29 @@ def suggest(
     reasons = _reasons(batch, rows.items[different], classes, p)
     what = f"{counted(n, 'item')} to label next, of {free:,} without label"
     lines = [_how(task, name, len(known), p is not None)]
-    sheet = rows.sheet(chosen[:SHOWN], [_caption(place, batch, classes, p) for place in range(min(n, SHOWN))])
+    said = [_caption(place, batch, classes, p) for place in range(min(n, SHOWN))]
+    sheet = rows.sheet([Group("", chosen[:SHOWN], said)])
     folder = new_folder(run, out, FOLDER)
     uris = [rows.uris[row] for row in chosen]
-    columns = {"item": rows.items[chosen], "uri": uris, name or "label": [""] * n, "reason": reasons}
+    columns = {"item": rows.items[chosen], "uri": uris, name or "label": [""] * n}
+    columns |= {"reason": reasons} | rows.text_column(chosen)
     answer = Suggested(
         folder=folder,
         files=write_tables(folder, "suggestions", {**columns, "score": batch.scores.astype(float)}, parquet=False),
-        sheet=folder / SHEET if sheet else None,
+        sheet=sheet.save(folder),
         what=what,
         lines=lines,
         items=rows.items[chosen].tolist(),
         uris=uris,
         reasons=reasons,
     )
-    if sheet:
-        sheet.save(folder / SHEET)
     lines.append(f"Fill in the column {name or 'label'} of suggestions.csv and give it to tacit label.")
     write_made(
         answer.folder,
         answer.what,
         answer.lines,
-        {"n": n, "label": name, "task": task, "items": answer.items, "reasons": reasons, "seed": seed},
+        {"n": n, "label": name, "task": task, "items": answer.items, "reasons": reasons, "seed": seed}
+        | sheet.details(),
     )
     return answer
 

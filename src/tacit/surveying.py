@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from tacit.data import Dataset, Ledger, Source
 from tacit.embedding import embed, readable
 from tacit.evaluate import effective_rank, knn_accuracy, linear_probe, neighbours, view_retrieval
 from tacit.learner import encoder_of
-from tacit.report import Clusters, find_clusters, near_duplicates, neighbour_map, typicality
+from tacit.report import Clusters, find_clusters, name_by_words, near_duplicates, neighbour_map, typicality
 from tacit.store import Items
 from tacit.training import fit, mix
 
@@ -27,6 +27,8 @@ SHOWN = 24
 SCORED, FEWEST_SCORED = 4000, 2000
 """Labelled items that the comparison of encoders uses, half to learn from, half to score; less for several labels."""
 RETRIEVED = 1000
+NAMED_BY = 2000
+"""Characters of a text that its cluster is named by."""
 PARTS = 12
 """Contact sheets of a data set that has no clusters."""
 
@@ -59,7 +61,7 @@ def survey(
         "model": _model_facts(encoder),
         "effective_rank": _rank(vectors, seed),
         "neighbours": _view_retrieval(encoder, source, seed),
-        "clusters": _cluster_facts(clusters) | {"one_cloud": one_cloud},
+        "clusters": _cluster_facts(clusters, _names(clusters, source)) | {"one_cloud": one_cloud},
         "duplicates": [_group_facts(group) for group in groups],
         "untypical": [int(i) for i in np.argsort(typical)[:24]],
         "neighbour_examples": _examples(vectors, seed),
@@ -125,6 +127,7 @@ def _data_facts(source: Source) -> dict[str, Any]:
         "n": len(source.dataset),
         "skipped": len(source.skipped),
         "modality": source.modality,
+        **({"noun": source.shape["items"].removesuffix("s")} if "items" in source.shape else {}),
         "channels": source.channels,
         "image_size": source.image_size,
         "lines": source.describe(),
@@ -142,7 +145,14 @@ def _model_facts(encoder: nn.Module) -> dict[str, Any]:
     return {"name": config.get("name", type(encoder).__name__), "dim": int(encoder.dim), "parameters": parameters}
 
 
-def _cluster_facts(clusters: Clusters) -> dict[str, Any]:
+def _names(clusters: Clusters, source: Source) -> list[str]:
+    """Of each cluster the typical words, "" where items have none."""
+    said: Sequence[str | None] = source.texts or source.captions or [None] * len(source)
+    texts = [(text or "")[:NAMED_BY] for text in said]
+    return name_by_words(clusters.labels, texts, values=source.modality == "table")
+
+
+def _cluster_facts(clusters: Clusters, names: Sequence[str]) -> dict[str, Any]:
     sheets = []
     for number in range(clusters.n_clusters):
         members = np.flatnonzero(clusters.labels == number)
@@ -150,6 +160,7 @@ def _cluster_facts(clusters: Clusters) -> dict[str, Any]:
         sheets.append(
             {
                 "cluster": number,
+                "name": names[number],
                 "size": len(members),
                 "stability": float(clusters.per_cluster_stability[number]),
                 "items": first.tolist(),
@@ -307,6 +318,8 @@ def _picked(rows: Any, items: torch.Tensor) -> Any:
 def _quick_arguments(id: str, columns: Mapping[str, Any]) -> dict[str, Any]:
     if id == "patch-kmeans":
         return {"n_clusters": 200}
+    if id not in ("pca", "lsa"):
+        return {}
     rows = next(iter(columns.values()))
     wide = embed(Raw(), {"x": rows[:1]}).shape[1] if id == "pca" else 128
     return {"n_components": min(128, len(rows), wide)}
@@ -325,9 +338,11 @@ class Raw(nn.Module):
 
 
 def _next_commands(folder: Path, source: Source) -> list[str]:
-    first = Path(source.where) / next(iter(source.uris), "")
-    query = shlex.quote(str(first)) if first.is_file() else {"image": "PICTURE.jpg"}.get(source.modality, "--item 0")
+    first, run = Path(source.where) / next(iter(source.uris), ""), shlex.quote(str(folder))
+    query = "PICTURE.jpg" if source.modality == "image" else "--item 0"
     if source.modality == "text":
         query = shlex.quote(" ".join((source.texts or [""])[0].split()[:4]))
-    run = shlex.quote(str(folder))
-    return [f"tacit search {run} {query}", f"tacit search {run} --duplicates", f"tacit export {run} --to onnx"]
+    elif first.is_file() and source.modality in ("image", "audio"):
+        query = shlex.quote(str(first))
+    last = f"tacit export {run} --to onnx" if source.modality == "image" else f"tacit cluster {run}"
+    return [f"tacit search {run} {query}", f"tacit search {run} --duplicates", last]

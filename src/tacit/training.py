@@ -629,7 +629,8 @@ def _expect_finite(learner: Learner, step: int) -> None:
 
 
 def _unit(data: Dataset) -> str:
-    return {"image": "images", "text": "texts", "series": "series"}.get(data.modality, "items")
+    known = {"image": "images", "text": "texts", "audio": "sounds", "series": "series", "table": "rows"}
+    return known.get(data.modality, "items")
 
 
 def _fabric(accelerator: str, devices: int | str, strategy: str, num_nodes: int, precision: str) -> Fabric:

@@ -119,17 +119,44 @@ def test_other_files_are_listed_as_skipped_and_hidden_ones_are_not(tmp_path):
 @pytest.mark.parametrize(
     ("names", "found"),
     [
-        (["a.wav", "b.wav", "c.png"], "2 audio files, 1 image file"),
-        (["a.txt", "b.md"], "2 text files"),
-        (["a.csv"], "1 table file"),
         (["a.mp4", "b.npy", "c.npy"], "2 array files, 1 video file"),
+        (["a.mp4", "b.mp4", "c.png"], "2 video files, 1 image file.*modality='image' takes the 1 images alone"),
+        (["a.pdf", "b.json"], r"looked for texts \(\.txt, .* holds 2 text files"),
+        (["a.csv", "b.csv", "c.png"], "2 table files: modality='series' takes each for a series"),
+        (["a.wav"], r"a\.wav cannot be read as sound: not audio: text"),
+        (["a.wav", "b.wav", "c.png"], "looked for sounds, 2 skipped; the first: a.wav: not audio: text"),
     ],
 )
-def test_a_folder_of_something_else_is_refused_by_name(tmp_path, names, found):
+def test_a_folder_of_nothing_that_can_be_read_is_refused_by_name(tmp_path, names, found):
     for name in names:
         (tmp_path / name).write_bytes(b"x")
     with pytest.raises(DataError, match=found):
         data.open(tmp_path)
+
+
+def test_a_folder_is_of_the_kind_of_most_of_its_files_and_of_images_in_a_tie(tmp_path):
+    write(tmp_path, ["a.png", "b.png"])
+    for name in ("c.txt", "d.md"):
+        (tmp_path / name).write_text("The sun rises.")
+    source = data.open(tmp_path)
+    assert (source.modality, source.uris) == ("image", ["a.png", "b.png"])
+    (tmp_path / "e.txt").write_text("The sun sets.")
+    source = data.open(tmp_path, on_error="raise")
+    assert (source.modality, source.uris) == ("text", ["c.txt", "d.md", "e.txt"])
+    assert source.skipped == [(name, "not a text by its name: .png") for name in ("a.png", "b.png")]
+    assert data.open(tmp_path, modality="image").uris == ["a.png", "b.png"]
+
+
+def test_one_table_among_other_files_is_opened_and_the_others_are_listed(tmp_path):
+    (tmp_path / "rows.csv").write_text("age,weight\n" + "\n".join(f"{n},{n * n % 7}.5" for n in (3, 1, 4, 1, 5)))
+    (tmp_path / "LICENSE").write_text("free")
+    source = data.open(tmp_path)
+    assert (source.modality, len(source)) == ("table", 5)
+    assert source.skipped == [("LICENSE", "no table by its name: no ending")]
+    with zipfile.ZipFile(tmp_path / "rows.zip", "w") as packed:
+        packed.write(tmp_path / "rows.csv", "rows.csv")
+    with pytest.raises(DataError, match="1 table file: unpack it first"):
+        data.open(tmp_path / "rows.zip")
 
 
 def test_modality_image_takes_the_minority_and_files_without_an_ending(tmp_path):
@@ -143,10 +170,29 @@ def test_modality_image_takes_the_minority_and_files_without_an_ending(tmp_path)
     assert len(data.open(tmp_path / "bare", modality="image")) == 2
 
 
-@pytest.mark.parametrize("modality", ["text", "audio", "table", "series", "graph", "pairs"])
-def test_modalities_of_later_versions_are_refused_clearly(tmp_path, modality):
-    with pytest.raises(DataError, match="this version learns from images"):
+@pytest.mark.parametrize(
+    ("modality", "message"),
+    [
+        ("text", "looked for texts"),
+        ("audio", "looked for sounds"),
+        ("table", "looked for a table"),
+        ("series", "series"),
+        ("graph", "graph"),
+        ("pairs", "holds no captions: expected a .txt beside each image"),
+    ],
+)
+def test_a_kind_that_is_asked_for_and_not_there(tmp_path, modality, message):
+    write(tmp_path, ["a.png", "b.png"])
+    with pytest.raises(DataError, match=message):
         data.open(tmp_path, modality=modality)
+
+
+def test_pairs_are_images_with_captions(tmp_path):
+    write(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "a.txt").write_text("an apple")
+    source = data.open(tmp_path, modality="pairs")
+    assert source.captions == ["an apple", None]
+    assert set(source.columns()) == {"x", "image", "text"}
 
 
 def test_what_is_not_there(tmp_path, monkeypatch):
@@ -275,7 +321,7 @@ def test_rows_without_an_image_are_skipped_by_number(tmp_path):
     source = data.open(tmp_path / "t.parquet")
     assert source.uris == ["t.parquet#0"]
     assert source.skipped == [
-        ("t.parquet#1", "empty: no image in this row"),
+        ("t.parquet#1", "empty: nothing in this row"),
         ("t.parquet#2", "empty: zero bytes"),
         ("t.parquet#3", "not an image: text"),
     ]
@@ -315,18 +361,44 @@ def test_labels_by_column_and_its_near_misses(tmp_path):
         data.open(tmp_path / "t.csv", labels="specie")
 
 
+SENTENCES = [f"a sentence of more than twenty letters {n}" for n in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("columns", "modality", "n"),
+    [
+        ({"source": ["a", "b"], "target": ["b", "c"]}, "graph", 3),
+        ({"text": SENTENCES, "label": [0, 1, 0, 1, 0]}, "text", 5),
+        ({"remarks": SENTENCES, "url": [f"https://example.org/{n}" for n in range(5)]}, "text", 5),
+        ({"id": [1, 1, 2, 2], "time": [0.0, 1.0] * 2, "value": [1.0, 3.0, 2.0, 5.0]}, "series", 2),
+        ({"age": [1, 7, 3], "weight": [2.0, 1.5, 9.5]}, "table", 3),
+        (
+            {
+                "passenger": ["Braund, Mr. Owen Harris", "Heikkinen, Miss. Laina", "Allen, Mr. William Henry"],
+                "ticket": ["A/5 21171", "STON/O2. 3101282", "373450 of 1912"],
+                "paid": [7.25, 7.925, 8.05],
+                "home": ["https://example.org/a", "https://example.org/b", "https://example.org/c"],
+            },
+            "table",
+            3,
+        ),
+    ],
+)
+def test_tables_are_what_their_columns_say(tmp_path, columns, modality, n):
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+    source = data.open(tmp_path / "t.parquet")
+    assert (source.modality, len(source)) == (modality, n)
+
+
 @pytest.mark.parametrize(
     ("columns", "found"),
     [
-        ({"source": ["a"], "target": ["b"]}, "a graph"),
-        ({"text": [f"a sentence of more than twenty letters {n}" for n in range(5)]}, r"text \(column text\)"),
-        ({"id": [1], "time": [0.0], "value": [1.0]}, "series"),
-        ({"age": [1], "weight": [2.0]}, "a table"),
-        ({"file": ["a.wav", "b.wav"]}, "paths of audio files"),
         ({"url": ["https://example.org/a.jpg"]}, "does not use by itself"),
+        ({"url": ["https://example.org/a.wav"], "label": [1]}, "does not use by itself"),
+        ({"file": ["a.mp4", "b.mp4"]}, "paths of video files"),
     ],
 )
-def test_tables_of_something_else_are_refused_by_name(tmp_path, columns, found):
+def test_tables_of_what_is_not_there_are_refused_by_name(tmp_path, columns, found):
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")
     with pytest.raises(DataError, match=found):
         data.open(tmp_path / "t.parquet")
@@ -404,7 +476,6 @@ def test_a_fourth_channel_is_opacity():
         (-COLOUR.astype(np.int32), "from 0 up"),
         (np.zeros((2, 13, 32, 32), np.uint8), "expected 1, 3 or 4 channels"),
         (np.zeros((480, 640, 3), np.uint8), "single image"),
-        (np.zeros((5, 4, 7), np.float32), r"series \(n, channels, time\)"),
         (np.zeros(5), "expected images"),
         (np.zeros((0, 32, 32), np.uint8), "is empty"),
         (np.array([[{}]]), "expected whole numbers"),
@@ -414,6 +485,14 @@ def test_a_fourth_channel_is_opacity():
 def test_arrays_that_are_neither_images_nor_points(array, message):
     with pytest.raises(DataError, match=message):
         data.open(array)
+
+
+def test_three_dimensional_floats_are_series():
+    walks = np.random.default_rng(0).normal(size=(5, 4, 7)).cumsum(2).astype(np.float32)
+    for x in (walks, torch.from_numpy(walks), list(walks)):
+        source = data.open(x)
+        assert source.modality == "series"
+        np.testing.assert_array_equal(source.dataset["x"][:].numpy(), walks)
 
 
 def test_three_dimensional_floats_are_images_when_asked():

@@ -220,25 +220,41 @@ def embed(
         show.as_json(show.run_as_dict(run))
 
 
-@app.command(epilog=_examples("tacit search run/ photo.jpg -k 5", "tacit search run/ --duplicates"))
+@app.command(
+    epilog=_examples(
+        "tacit search run/ photo.jpg -k 5",
+        'tacit search run/ "a text, or what a picture shows"',
+        "tacit search run/ --item 12",
+        "tacit search run/ --duplicates",
+    )
+)
 def search(
     run: RunFolder,
     query: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Argument(metavar="QUERY", help="A picture, or a text where the encoder reads texts.", show_default=False),
+        typer.Argument(
+            metavar="QUERY",
+            help="A picture, a sound, a text (or its file), as the run's items are; of CLIP's also a text.",
+            show_default=False,
+        ),
+    ] = None,
+    item: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="N", help="An item of the run in place of a query: its number."),
     ] = None,
     k: Annotated[str, typer.Option("-k", metavar="N", help="How many items.")] = "10",
     duplicates: Annotated[bool, _switch("--duplicates", "List the near-duplicates instead.")] = False,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Find the items of a run that are most like a picture, or its near-duplicates."""
-    if duplicates == (query is not None):
-        raise ArgumentError(
-            f"query={query!r}: expected either a picture or --duplicates; try: tacit search {run} photo.jpg"
-        )
-    count = scalar(k)
+    """Find the items of a run that are most like a picture, a text, a sound or another item; or near-duplicates."""
+    given = {"QUERY": query is not None, "--item": item is not None, "--duplicates": duplicates}
+    said = " and ".join(name for name, there in given.items() if there)
+    remedy = f"try: tacit search {run} photo.jpg"
+    expect("search", said or None, sum(given.values()) == 1, "one of QUERY, --item and --duplicates", remedy)
+    count, number = scalar(k), None if item is None else scalar(item)
     expect("k", count, type(count) is int and count >= 1, "a whole number, at least 1")
+    expect("item", number, item is None or (type(number) is int and number >= 0), "the number of an item")
     answer: dict[str, Any] = {"run": run}
     with show.aside(as_json):
         loaded = _load(run, threads)
@@ -246,8 +262,9 @@ def search(
             groups = loaded.duplicates()
             answer["groups"] = [_fields(group, "items uris similarity exact") for group in groups]
         else:
-            hits = loaded.search(query, count)
-            answer |= {"query": query, "hits": [_fields(hit, "item uri score") for hit in hits]}
+            asked = query if number is None else number
+            hits = loaded.search(asked, count)
+            answer |= {"query": asked, "hits": [_fields(hit, "item uri score text") for hit in hits]}
     if as_json:
         show.as_json(answer)
     elif duplicates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -32,27 +33,45 @@ Json = Annotated[bool, typer.Option("--json", metavar="", help="Print one JSON o
 def label(
     run: RunFolder,
     labels: Annotated[
-        str,
+        Word,
         typer.Argument(
             metavar="LABELS",
             help="A csv, jsonl or parquet: a path (or a number in a column item, id or index), and a label.",
             show_default=False,
         ),
-    ],
+    ] = None,
     column: Annotated[Word, _option("--column", "NAME", "Which column is the label, where there are several.")] = None,
+    classes: Annotated[
+        Word, _option("--classes", "NAMES", "Names with commas, in place of labels: where images came with texts.")
+    ] = None,
+    template: Annotated[
+        Word, _option("--template", "TEXT", 'What a name is put into; "a photo of a {}" if left out.')
+    ] = None,
+    keywords: Annotated[
+        Word, _option("--keywords", "FILE", "Topics and their words, in place of labels: for texts. yaml.")
+    ] = None,
     seed: Seed = "0",
     out: Out = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Label all items of a run from a few labels: each with a probability, and the most doubtful to look at.
+    """Label all items of a run, from a few labels or by names alone: each with a probability.
 
-    Probes compete in cross-validation, and the estimated accuracy is corrected for the choice. At least two items of
-    each of two classes need a label.
+    From labels: probes compete in cross-validation, and the estimated accuracy is corrected for the choice. At least
+    two items of each of two classes need a label. By names: those of classes, where a run learned from images and their
+    texts (CLIP); or topics' keywords, where it is of texts (Lbl2Vec). Nothing then says how accurate it is.
     """
+    _one_of(run, labels, classes, keywords)
+    only = {"column": (column, labels, "LABELS"), "template": (template, classes, "--classes")}
+    for name, (value, needed, wanted) in only.items():
+        expect(name, value, value is None or needed is not None, f"--{name} beside {wanted} only")
+    words: dict[str, Any] = {"out": out, "say": _say}
+    if labels is None:
+        _by_names(run, threads, as_json, classes, template, keywords, _whole("seed", seed, 0), words)
+        return
     with show.aside(as_json):
         loaded = _load(run, threads)
-        found = loaded.label(labels, column=column, seed=_whole("seed", seed, 0), out=out, say=_say)
+        found: Any = loaded.label(labels, column=column, seed=_whole("seed", seed, 0), **words)
         choice = found.choice
         if not as_json:
             cells = [
@@ -68,6 +87,33 @@ def label(
     }
     more |= {"calibration_error": choice.calibration_error, "temperature": choice.temperature}
     _answer(loaded, found, as_json, more | {"probes": choice.table, "doubtful": found.doubtful})
+
+
+def _one_of(run: str, labels: str | None, classes: str | None, keywords: str | None) -> None:
+    given = {"LABELS": labels, "--classes": classes, "--keywords": keywords}
+    said = [name for name, value in given.items() if value is not None]
+    remedy = f"try: tacit label {run} labels.csv"
+    expect("label", " and ".join(said) or None, len(said) == 1, "one of LABELS, --classes and --keywords", remedy)
+
+
+def _by_names(
+    run: str,
+    threads: str | None,
+    as_json: bool,
+    classes: str | None,
+    template: str | None,
+    keywords: str | None,
+    seed: int,
+    words: dict[str, Any],
+) -> None:
+    if classes is not None:
+        words |= {"classes": classes} | ({} if template is None else {"template": template})
+    else:
+        words |= {"keywords": keywords, "seed": seed}
+    with show.aside(as_json):
+        loaded = _load(run, threads)
+        found: Any = loaded.label(**words)
+    _answer(loaded, found, as_json, {"classes": found.classes, "examples": found.examples})
 
 
 def suggest(
@@ -127,8 +173,12 @@ def cluster(
     _answer(loaded, found, as_json, more)
 
 
-COMMANDS = {
-    label: ("tacit label run/ labels.csv", "tacit label run/ labels.csv --column species --out species/"),
+COMMANDS: dict[Callable[..., None], tuple[str, ...]] = {
+    label: (
+        "tacit label run/ labels.csv --column species",
+        'tacit label run/ --classes "cat,dog,horse" --template "a drawing of a {}"',
+        "tacit label run/ --keywords topics.yaml",
+    ),
     suggest: ("tacit suggest run/ --n 50", "tacit suggest run/ --n 20 --labels species"),
     cluster: ("tacit cluster run/", "tacit cluster run/ --k 20 --out groups/"),
 }

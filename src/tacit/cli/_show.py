@@ -74,8 +74,29 @@ def finished(run: Run) -> None:
 
 
 def hits(found: Sequence[Hit]) -> None:
-    """Nearest items, best first: score and path."""
-    rows([(f"{hit.score:.3f}", hit.uri) for hit in found], ["score", "item"], right=1)
+    """Nearest items, best first: score, path, and the text that stands beside it, in the terminal's width."""
+    texts = [" ".join(hit.text.split()) if hit.text != hit.uri else "" for hit in found]
+    cells = [(f"{hit.score:.3f}", hit.uri, text) for hit, text in zip(found, texts, strict=True)]
+    if not any(texts):
+        rows([cell[:2] for cell in cells], ["score", "item"], right=1)
+        return
+    console = Console()
+    if console.is_terminal:
+        cells = [_in_one_line(cell, console.width) for cell in cells]
+    rows(cells, ["score", "item", "text"], right=1, folds=[])
+
+
+def _in_one_line(cells: tuple[str, str, str], width: int) -> tuple[str, str, str]:
+    """The end of a long path, in at most two fifths of the width; and as much of the text as there is room for.
+
+    >>> _in_one_line(("0.912", "folder/name.txt", "once upon a time in the west"), 40)
+    ('0.912', '…der/name.txt', 'once upon a time in…')
+    """
+    score, uri, text = cells
+    room = max(8, 2 * width // 5 - len(score) // 2 - 1)
+    uri = uri if len(uri) <= room else "…" + uri[1 - room :]
+    rest = max(8, width - len(score) - room - 2)
+    return score, uri, text if len(text) <= rest else text[: rest - 1].rstrip() + "…"
 
 
 def duplicates(groups: Sequence[Group]) -> None:

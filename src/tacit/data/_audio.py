@@ -6,6 +6,7 @@ import codecs
 import io
 import math
 import os
+import re
 import struct
 import wave as riff
 from collections.abc import Iterator
@@ -298,7 +299,7 @@ def _damaged() -> Iterator[None]:
     except (Unreadable, MemoryError):
         raise
     except Exception as error:  # a damaged file makes the readers fail in any way
-        text = " ".join(str(error).split())[:200] or type(error).__name__
+        text = re.sub(r"Error opening <[^>]*>: ", "", " ".join(str(error).split()))[:200] or type(error).__name__
         raise Unreadable(f"damaged: {text}") from error
 
 

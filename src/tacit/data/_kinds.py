@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,11 @@ import numpy as np
 from torch import Tensor
 
 from tacit.data import _cache, _tables, _texts
-from tacit.data._audio import decode, spectrogram_png
+from tacit.data._audio import Sound, decode, spectrogram_png
 from tacit.data._images import MAX_BYTES, Unreadable
-from tacit.data._listing import Labels, folder_labels
-from tacit.data._packs import Progress, Skipped, ordered
-from tacit.errors import DataError
+from tacit.data._listing import KINDS, Labels, Listing, folder_labels
+from tacit.data._packs import Item, Progress, Skipped, ordered
+from tacit.errors import DataError, unknown
 
 SAMPLE_RATE = 8000
 """Samples a second at which sounds are kept: the telephone's band, enough to tell speech, birds and machines apart."""
@@ -94,7 +95,12 @@ def text_files(
 ) -> Found:
     """Files of text in a folder, an archive, a glob."""
     made = _texts.read_files(names, read, where, what, partial(_told, tell, len(names)))
-    made.labels, made.labels_from = folder_labels(made.uris, labels)
+    found, made.labels_from = folder_labels(names, labels)
+    kept = set(made.uris)
+    made.labels = {
+        label: [value for value, name in zip(values, names, strict=True) if name in kept]
+        for label, values in found.items()
+    }
     return texts_of(made)
 
 
@@ -105,57 +111,52 @@ def _told(tell: Progress, total: int, done: int) -> None:
 # Sounds ---------------------------------------------------------------------------------------------------------------
 
 
-def sound_files(
-    names: Sequence[str],
-    read: Callable[[str], bytes],
-    where: str,
-    what: str,
-    labels: str,
+def sounds_of(
+    listing: Listing,
     cache: Path,
     tell: Progress,
     num_workers: int | None = None,
-    shape: dict[str, Any] | None = None,
+    shape: Mapping[str, Any] | None = None,
 ) -> Found:
-    """Files of sound, decoded once to int16 at one rate, cut or padded to one length, in a memory-mapped file.
+    """Sounds, decoded once to int16 at one rate, cut or padded to one length, in a memory-mapped file.
 
     Args:
         shape: `sample_rate` and `seconds` of other data, that these are to be like.
     """
-    rate = int((shape or {}).get("sample_rate", SAMPLE_RATE))
-    hashed: dict[str, str] = {}
-    skipped: list[Skipped] = []
-    for number, (name, content) in enumerate(ordered(partial(_content, read), names, num_workers), 1):
-        if content.startswith("!"):
-            skipped.append(Skipped(name, content[1:]))
+    rate, wanted = int((shape or {}).get("sample_rate", SAMPLE_RATE)), (shape or {}).get("seconds")
+    hashed: dict[int, str] = {}
+    unread: list[tuple[int, str]] = []
+    for number, (content, why) in enumerate(ordered(_content, listing.items(), num_workers)):
+        if why:
+            unread.append((number, why))
         else:
-            hashed[name] = content
-        tell("reading", number, len(names))
-    if not hashed:
-        raise _no_sound(where, what, skipped)
-    wanted = (shape or {}).get("seconds")
-    key = hash_of(json.dumps(["audio 1", rate, wanted, list(hashed.values())]).encode())
+            hashed[number] = content
+        tell("reading", number + 1, len(listing.uris))
+    key = hash_of(json.dumps(["audio 2", rate, wanted, list(hashed.values())]).encode())
     folder = cache / "audio" / key
-    if not (folder / "sounds.json").exists():
+    if hashed and not (folder / "sounds.json").exists():
         _cache.remove(folder)
-        _pack_sounds(list(hashed), read, rate, wanted, cache, key, tell, num_workers)
-    said = json.loads((folder / "sounds.json").read_text(encoding="utf-8"))
-    skipped += [Skipped(list(hashed)[number], reason) for number, reason in said["skipped"]]
-    kept = [name for number, name in enumerate(hashed) if number in set(said["kept"])]
+        items = (item for number, item in enumerate(listing.items()) if number in hashed)
+        _pack_sounds(items, len(hashed), rate, wanted, cache, key, tell, num_workers)
+    said = json.loads((folder / "sounds.json").read_text(encoding="utf-8")) if hashed else {"kept": [], "skipped": []}
+    numbers = list(hashed)
+    unread += [(numbers[place], reason) for place, reason in said["skipped"]]
+    kept = [numbers[place] for place in said["kept"]]
+    skipped = [Skipped(listing.uris[number], why) for number, why in sorted(unread)]
     if not kept:
-        raise _no_sound(where, what, skipped)
+        raise _no_sound(listing, skipped)
     x = np.load(folder / "x.npy", mmap_mode="r", allow_pickle=False)
-    found, labels_from = folder_labels(kept, labels)
     lengths = np.array(said["lengths"])
     return Found(
         "audio",
         x,
-        kept,
-        where,
-        what,
-        [hashed[name] for name in kept],
-        labels=found,
-        labels_from=labels_from,
-        skipped=skipped,
+        [listing.uris[number] for number in kept],
+        listing.where,
+        listing.what,
+        [hashed[number] for number in kept],
+        labels={name: [values[number] for number in kept] for name, values in listing.labels.items()},
+        labels_from=listing.labels_from,
+        skipped=listing.skipped + skipped,
         remarks=_sound_remarks(said, rate, lengths),
         picture=lambda item: spectrogram_png(x[item], rate),
         snippets=[f"{length:.1f} s" for length in lengths],
@@ -165,25 +166,35 @@ def sound_files(
     )
 
 
-def _content(read: Callable[[str], bytes], name: str) -> tuple[str, str]:
-    """The name and the hash of the content, or ! and why it cannot be read."""
+def _loaded(item: Item) -> bytes:
+    data = item.load()
+    if not isinstance(data, bytes):
+        raise Unreadable("not audio: an array")
+    if len(data) > MAX_BYTES:
+        raise Unreadable(f"too large: {len(data):,} bytes, the limit is {MAX_BYTES:,}")
+    return data
+
+
+def _content(item: Item) -> tuple[str, str]:
+    """The hash of the content, and why it cannot be read."""
     try:
-        data = read(name)
-        if len(data) > MAX_BYTES:
-            return name, f"!too large: {len(data):,} bytes, the limit is {MAX_BYTES:,}"
-        return name, hash_of(data)
+        return hash_of(_loaded(item)), ""
     except Unreadable as error:
-        return name, f"!{error}"
+        return "", str(error)
 
 
-def _no_sound(where: str, what: str, skipped: Sequence[Skipped]) -> DataError:
+def _no_sound(listing: Listing, skipped: Sequence[Skipped]) -> DataError:
+    if len(listing.uris) == 1:
+        return DataError(f"{listing.where}/{skipped[0].uri} cannot be read as sound: {skipped[0].reason}")
     first = f"; the first: {': '.join(skipped[0])}" if skipped else ""
-    return DataError(f"nothing readable in {where} ({what}): looked for sounds, {len(skipped):,} skipped{first}")
+    return DataError(
+        f"nothing readable in {listing.where} ({listing.what}): looked for sounds, {len(skipped):,} skipped{first}"
+    )
 
 
 def _pack_sounds(
-    names: Sequence[str],
-    read: Callable[[str], bytes],
+    items: Iterable[Item],
+    n: int,
     rate: int,
     wanted: float | None,
     cache: Path,
@@ -194,18 +205,18 @@ def _pack_sounds(
     most = round((wanted or LONGEST) * rate)
     waves: list[np.ndarray] = []
     kept, lengths, skipped, notes = [], [], [], dict[str, int]()
-    for number, sound in enumerate(ordered(partial(_decoded, read, rate), names, num_workers)):
-        tell("decoding", number + 1, len(names))
+    for number, sound in enumerate(ordered(partial(_decoded, rate, most), items, num_workers)):
+        tell("decoding", number + 1, n)
         if isinstance(sound, str):
             skipped.append((number, sound))
             continue
         kept.append(number)
         lengths.append(round(sound.seconds, 3))
-        waves.append(sound.wave[:most])
+        waves.append(sound.wave)
         for note in sound.notes:
             notes[note] = notes.get(note, 0) + 1
     longest = max((len(wave) for wave in waves), default=1)
-    usual = int(np.ceil(np.quantile([len(wave) for wave in waves], 0.95))) if waves else 1
+    usual = int(np.ceil(np.quantile([len(wave) for wave in waves], 0.95, method="higher"))) if waves else 1
     samples = most if wanted else min(longest, max(usual, rate // 10))
     _cache.require_space(cache, 2 * samples * len(waves))
     with _cache.building(cache, "audio", key) as folder:
@@ -219,11 +230,14 @@ def _pack_sounds(
         (folder / "sounds.json").write_text(json.dumps(said), encoding="utf-8")
 
 
-def _decoded(read: Callable[[str], bytes], rate: int, name: str) -> Any:
+def _decoded(rate: int, most: int, item: Item) -> Sound | str:
+    """At most so many samples of the sound, or why there are none."""
     try:
-        return decode(read(name), sample_rate=rate)
+        sound = decode(_loaded(item), sample_rate=rate, samples=most)
     except Unreadable as error:
         return str(error)
+    notes = tuple(note for note in sound.notes if not note.startswith("longer"))  # which is said of all together
+    return Sound(sound.wave[: max(round(sound.seconds * rate), 1)].copy(), sound.seconds, notes)
 
 
 def _sound_remarks(said: dict[str, Any], rate: int, lengths: np.ndarray) -> list[str]:
@@ -304,7 +318,9 @@ def graph_of(source: Any, labels: str) -> Found:
 
     read = read_graph(source)
     x = read.tensor()
-    names = read.labels if labels == "auto" else {k: v for k, v in read.labels.items() if k == labels}
+    if labels not in ("auto", "none", "folder", *read.labels):
+        raise unknown("labels", labels, [*read.labels, "auto", "none"])
+    names = read.labels if labels in ("auto", "folder") else {k: v for k, v in read.labels.items() if k == labels}
     edges = sum(len(graph.edges) for graph in read.graphs)
     words = f"{edges:,} edges"
     return Found(
@@ -313,14 +329,18 @@ def graph_of(source: Any, labels: str) -> Found:
         read.names,
         read.where,
         read.what,
-        _row_hashes(x),
+        # two nodes may see the same around them, and yet are two
+        [
+            hash_of(name.encode("utf-8", "surrogatepass") + row.tobytes())
+            for name, row in zip(read.names, x, strict=True)
+        ],
         labels=dict(names),
         labels_from="beside the graph" if names else "",
         skipped=read.skipped,
         remarks=read.remarks,
         picture=lambda item: ego_png(x[item]),
         snippets=list(read.names),
-        shape={"size": x.shape[1], "in_features": x.shape[2] - x.shape[1]},
+        shape={"size": x.shape[1], "in_features": x.shape[2] - x.shape[1], "items": read.items},
         counted=f"{len(read.names):,} {read.items} and {words}",
     )
 
@@ -329,22 +349,29 @@ def graph_of(source: Any, labels: str) -> Found:
 
 
 def kind_of_table(path: Path) -> str:
-    """What a table holds: image (or what `list_table` refuses), graph, series, text, or rows of a table."""
+    """What a table holds: a graph, images or sounds (or what `list_table` refuses), series, texts, or rows."""
     table = _tables.READERS[path.suffix.lower()](path)
     names = {name.lower() for name in table.names}
     if {"source", "target"} <= names:
         return "graph"
-    if _tables.holds_images(table):
-        return "image"
+    media = set(_tables.media_columns(table).values())
+    if media & {"image", "audio"}:
+        return "image" if "image" in media else "audio"
     if names & {"id", "series_id", "unique_id"} and "value" in names and names & {"time", "timestamp", "date", "ds"}:
         return "series"
-    return "text" if _texts.text_columns(table) else "table"
+    if _texts.text_columns(table):
+        return "text"
+    return "image" if media - {""} and len(table.names) <= 2 else "table"  # nothing to learn from but what is refused
 
 
 def kind_of_object(x: Any) -> str | None:
-    """What a Python object holds, that is no path and no array."""
+    """What a Python object holds, that is no path; None for arrays of images or points, and for lists of paths."""
+    if isinstance(x, np.ndarray | Tensor):
+        return _kind_of_array(x)
     if isinstance(x, list | tuple) and x and all(isinstance(one, str) for one in x):
-        return None if all(len(one) < 1024 and Path(one).exists() for one in x[:3]) else "text"
+        return None if all(map(_is_path, x[:3])) else "text"
+    if isinstance(x, list | tuple) and x and all(isinstance(one, np.ndarray | Tensor) and one.ndim < 3 for one in x):
+        return "series"
     home = type(x).__module__.partition(".")[0]
     if home in ("pandas", "polars", "pyarrow"):
         return "table"
@@ -354,15 +381,18 @@ def kind_of_object(x: Any) -> str | None:
     return None
 
 
+def _kind_of_array(x: np.ndarray | Tensor) -> str | None:
+    if isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind == "U":
+        return "text"
+    floats = x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
+    return "series" if floats and x.ndim == 3 and 0 not in x.shape else None
+
+
+def _is_path(text: str) -> bool:
+    """Whether it names a file that is there, or one that could be."""
+    named = text.rpartition(".")[2].lower() in KINDS and " " not in text and len(text) < 1024
+    return named or os.path.exists(text)  # noqa: PTH110  # a Path of any text may be an error
+
+
 def as_array(x: Any) -> Any:
-    return x.numpy() if isinstance(x, Tensor) else x
-
-
-def first_of(kinds: Iterable[str | None], among: Sequence[str]) -> str | None:
-    """The kind of most of the files, if it is one of these."""
-    counts: dict[str, int] = {}
-    for kind in kinds:
-        if kind:
-            counts[kind] = counts.get(kind, 0) + 1
-    best = max(counts, key=lambda kind: counts[kind], default=None)
-    return best if best in among else None
+    return x.detach().cpu().numpy() if isinstance(x, Tensor) else x

@@ -31,8 +31,9 @@ KINDS: Mapping[str, str] = {ending: kind for kind, endings in _ENDINGS.items() f
 """Ending of a file's name, in lower case -> kind of data."""
 
 LOOKED_FOR = "images (.jpg, .png, .webp, .gif, .bmp, .tif and others)"
-NOT_AN_IMAGE = "not an image by its name"
-"""Why files beside the images are left out; unlike what cannot be read, this is never an error."""
+BY_NAME = "by its name"
+"""How the reason ends for which files beside the items are left out; unlike what cannot be read, it is no error."""
+NOT_AN_IMAGE = f"not an image {BY_NAME}"
 LEARNS_FROM = "tacit learns from images, texts, sounds, series, tables, graphs, and arrays of images or of points"
 MAX_CAPTION = 2**16
 """Bytes of a caption's file that are read."""
@@ -79,12 +80,29 @@ class Files:
         beside = set(_captions_beside(self.names).values())
         return Counter(_kind(name) for name in self.names if name not in beside)
 
-    def of_kind(self, kind: str, endings: Sequence[str] = ()) -> tuple[list[str], list[Skipped]]:
-        """The files of one kind (and of these endings), and why the others are left out."""
-        fits = [name for name in self.names if _kind(name) == kind and (not endings or _ending(name) in endings)]
-        used = set(fits)
-        why = [Skipped(printable(name), f"no {kind} by its name: .{_ending(name)}") for name in self.names]
-        return fits, [*self.problems, *(one for one, name in zip(why, self.names, strict=True) if name not in used)]
+    def of_kind(
+        self, kind: str, endings: Sequence[str] = (), *, asked: bool = False
+    ) -> tuple[list[str], list[Skipped]]:
+        """The files of one kind (and of these endings), and why the others are left out.
+
+        Args:
+            asked: whether the user asked for this kind: where no name says it, those that say nothing are taken.
+        """
+        names = [name for name in self.names if _kind(name) == kind and (not endings or _ending(name) in endings)]
+        names = names or [name for name in self.names if asked and _kind(name) is None]
+        used = set(names)
+        others = [name for name in self.names if name not in used]
+        return names, [*self.problems, *(Skipped(printable(name), _not_of_kind(name, kind)) for name in others)]
+
+    def nothing(self, looked_for: str) -> DataError:
+        """That there is nothing of a kind among the files."""
+        held = f"holds {_in_words(self.kinds())}" if self.names else "is empty"
+        first = "".join(f", the first: {': '.join(problem)}" for problem in self.problems[:1])
+        why = f"; {len(self.problems):,} could not be listed{first}" if self.problems else ""
+        where = printable(self.where)
+        return DataError(
+            f"nothing to learn from in {where}: looked for {looked_for} in it and below, but it {held}{why}"
+        )
 
 
 def folder_files(root: Path, progress: Progress) -> Files:
@@ -247,14 +265,33 @@ def _files_below(root: Path, names: Sequence[str], what: str, problems: list[Ski
     return Files(str(root), what, names, read, stamp, problems)
 
 
+def list_sounds(files: Files, *, modality: str | None, labels: str) -> Listing:
+    """The sounds among the files."""
+    names, others = files.of_kind("audio", asked=modality == "audio")
+    if not names:
+        raise files.nothing("sounds (.wav, .flac, .mp3, .ogg)")
+    found, labels_from = folder_labels(names, labels)
+    return Listing(
+        where=printable(files.where),
+        what=files.what,
+        uris=[printable(name) for name in names],
+        items=lambda: (Item(printable(name), partial(files.read, name)) for name in names),
+        skipped=others,
+        labels=found,
+        labels_from=labels_from,
+    )
+
+
 def list_images(files: Files, *, modality: str | None, labels: str) -> Listing:
     """The images among the files."""
     names, read, stamp = files.names, files.read, files.stamp
     captions = _captions_beside(names)
     beside = set(captions.values())
-    images = _images_among(names, files.where, files.problems, beside, modality)
+    images = _images_among(names, files.where, beside, modality)
+    if not images:
+        raise files.nothing(LOOKED_FOR)
     used = beside.union(images)
-    others = [Skipped(printable(name), _not_an_image(name)) for name in names if name not in used]
+    others = [Skipped(printable(name), _not_of_kind(name, "image")) for name in names if name not in used]
     found, labels_from = folder_labels(images, labels)
     return Listing(
         where=printable(files.where),
@@ -268,9 +305,7 @@ def list_images(files: Files, *, modality: str | None, labels: str) -> Listing:
     )
 
 
-def _images_among(
-    names: Sequence[str], where: str, problems: list[Skipped], beside: set[str], modality: str | None
-) -> Sequence[str]:
+def _images_among(names: Sequence[str], where: str, beside: set[str], modality: str | None) -> Sequence[str]:
     images = [name for name in names if _kind(name) == "image"]
     counts = Counter(_kind(name) for name in names if name not in beside)
     if modality == "image":
@@ -280,11 +315,7 @@ def _images_among(
             f"{where} holds {_in_words(counts)}; {LEARNS_FROM}"
             + (f"; modality='image' takes the {len(images):,} images alone" if images else "")
         )
-    if images:
-        return images
-    held = f"holds {_in_words(counts)}" if names else "is empty"
-    why = f"; {len(problems):,} could not be listed, the first: {': '.join(problems[0])}" if problems else ""
-    raise DataError(f"nothing to learn from in {where}: looked for {LOOKED_FOR} in it and below, but it {held}{why}")
+    return images
 
 
 def _in_words(counts: Mapping[str | None, int]) -> str:
@@ -300,9 +331,9 @@ def _ending(name: str) -> str:
     return name.rpartition("/")[2].rpartition(".")[2].lower()
 
 
-def _not_an_image(name: str) -> str:
-    file = name.rpartition("/")[2]
-    return f"{NOT_AN_IMAGE}: " + (f".{_ending(name)}" if "." in file else "no ending")
+def _not_of_kind(name: str, kind: str) -> str:
+    what = {"image": NOT_AN_IMAGE, "text": f"not a text {BY_NAME}"}.get(kind, f"no {kind} {BY_NAME}")
+    return f"{what}: " + (f".{_ending(name)}" if "." in name.rpartition("/")[2] else "no ending")
 
 
 def _captions_beside(names: Sequence[str]) -> dict[str, str]:

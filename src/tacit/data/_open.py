@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from tacit.data._cache import Fact, FileIndex, cache_folder, megabytes
 from tacit.data._dataset import Dataset
 from tacit.data._kinds import Found
 from tacit.data._listing import (
+    BY_NAME,
     KINDS,
     LEARNS_FROM,
     LOOKED_FOR,
-    NOT_AN_IMAGE,
     Files,
     Labels,
     Listing,
@@ -35,6 +34,7 @@ from tacit.data._listing import (
     glob_files,
     has_wildcard,
     list_images,
+    list_sounds,
     named_files,
     zip_files,
 )
@@ -226,6 +226,11 @@ def open(
             return _points(found, on_error == "raise", cache, tell)
         if isinstance(found, Found):
             return _of_kind(found, on_error == "raise")
+        if modality == "pairs" and found.captions is None:
+            raise DataError(
+                f"{found.where} ({found.what}) holds no captions: expected a .txt beside each image, or a "
+                "column text or caption"
+            )
         return _images_of(found, image_size, on_error == "raise", cache, num_workers, tell)
 
 
@@ -296,13 +301,13 @@ def _find(x: Any, look: _Look) -> Listing | Points | Found:
     if isinstance(x, str | os.PathLike):
         return _find_path(os.fspath(x), look)
     kind = look.modality or _kinds.kind_of_object(x)
-    if kind in ("text", "series", "table", "graph"):
+    if kind in ("text", "series", "table", "graph") and not _paths(x):
         return _find_object(x, kind, look)
     if isinstance(x, np.ndarray | Tensor):
         _arrays.check_labels(look.labels, [])
         kind = "array" if isinstance(x, np.ndarray) else "tensor"
         return list_array(x, f"an {kind}" if kind == "array" else f"a {kind}", kind, modality=look.modality)
-    if isinstance(x, list | tuple) and x and all(isinstance(path, str | os.PathLike) for path in x):
+    if _paths(x):
         return _among(named_files(x), look)
     raise DataError(
         f"x={type(x).__name__}: expected a path (folder, zip, glob, file), a list of paths or of texts, an array, a "
@@ -310,9 +315,15 @@ def _find(x: Any, look: _Look) -> Listing | Points | Found:
     )
 
 
+def _paths(x: Any) -> bool:
+    """Whether it is a list of paths; of texts that say nothing of a file it is not."""
+    listed = isinstance(x, list | tuple) and len(x) > 0 and all(isinstance(path, str | os.PathLike) for path in x)
+    return listed and _kinds.kind_of_object(x) is None
+
+
 def _find_object(x: Any, kind: str, look: _Look) -> Found:
     if kind == "text":
-        return _kinds.texts_of(_texts.read_list(x))
+        return _kinds.texts_of(_texts.read_list(_kinds.as_array(x)))
     if kind == "series":
         return _kinds.series_of(_kinds.as_array(x), look.labels, "an array")
     if kind == "table":
@@ -355,36 +366,51 @@ def _find_path(x: str, look: _Look) -> Listing | Points | Found:
     raise DataError(f"{x!r}: no such file or folder in {Path.cwd()}{_did_you_mean(path)}")
 
 
-def _among(files: Files, look: _Look) -> Listing | Found:
+def _among(files: Files, look: _Look) -> Listing | Points | Found:
     """The items among files of several kinds: those of the kind asked for, or of which there are most."""
     kind = look.modality
     if kind is None:
         counts = files.kinds()
         most = max((each for each in counts if each), key=lambda each: counts[each], default="image")
         kind = most if counts[most] > counts["image"] else "image"
-        if kind == "table" and counts["table"] == 1:
-            only = next(name for name in files.names if KINDS.get(name.rpartition(".")[2].lower()) == "table")
-            return _find_file(Path(files.where, only), look)  # type: ignore[return-value]
-        if kind == "table":
-            raise DataError(
-                f"{files.where} holds {counts['table']:,} tables: modality='series' takes each for a series, a step a "
-                "row; give one of them alone to learn from its rows"
-            )
     if kind == "text":
-        names, others = files.of_kind("text", _texts.ENDINGS)
-        found = _kinds.text_files(names, files.read, files.where, files.what, look.labels, look.tell)
-    elif kind == "audio":
-        names, others = files.of_kind("audio")
-        found = _kinds.sound_files(
-            names, files.read, files.where, files.what, look.labels, look.cache, look.tell, look.num_workers,
-            dict(look.like),
-        )  # fmt: skip
-    elif kind in ("series", "graph") and files.what == "folder":
-        read = partial(_kinds.series_of, labels=look.labels, where=files.where) if kind == "series" else None
-        return read(files.where) if read else _kinds.graph_of(files.where, look.labels)
-    else:
-        return list_images(files, modality=look.modality, labels=look.labels)
+        return _texts_among(files, look)
+    if kind == "audio":
+        sounds = list_sounds(files, modality=look.modality, labels=look.labels)
+        return _kinds.sounds_of(sounds, look.cache, look.tell, look.num_workers, look.like)
+    if kind in ("table", "series", "graph"):
+        return _one_among(files, kind, look)
+    return list_images(files, modality=look.modality, labels=look.labels)
+
+
+def _texts_among(files: Files, look: _Look) -> Found:
+    names, others = files.of_kind("text", _texts.ENDINGS, asked=look.modality == "text")
+    if not names:
+        raise files.nothing(f"texts (.{', .'.join(_texts.ENDINGS)})")
+    found = _kinds.text_files(names, files.read, files.where, files.what, look.labels, look.tell)
     found.skipped = others + found.skipped
+    return found
+
+
+def _one_among(files: Files, kind: str, look: _Look) -> Listing | Points | Found:
+    """A folder of series or of graphs; or the one file among others that holds all items."""
+    if kind == "series" and files.what == "folder" and look.modality == "series":
+        return _kinds.series_of(files.where, look.labels, files.where)
+    if kind == "graph" and files.what == "folder":
+        return _kinds.graph_of(files.where, look.labels)
+    ours = [name for name in files.names if KINDS.get(name.rpartition(".")[2].lower()) == kind]
+    if not ours:
+        raise files.nothing({"table": "a table (.csv, .parquet)", "series": "series (.ts)"}.get(kind, "graphs"))
+    if files.what == "zip":
+        raise DataError(f"{files.where} holds {len(ours):,} {kind} file{'s' * (len(ours) > 1)}: unpack it first")
+    if len(ours) > 1:
+        series = "modality='series' takes each for a series, a step a row, " if kind == "table" else ""
+        raise DataError(
+            f"{files.where} holds {len(ours):,} {kind} files: {series}give one of them alone to learn from it"
+        )
+    found = _find_file(Path(files.where, ours[0]), look)
+    if not isinstance(found, Points):
+        found.skipped = files.of_kind(kind)[1] + found.skipped
     return found
 
 
@@ -409,14 +435,19 @@ def _find_file(path: Path, look: _Look) -> Listing | Points | Found:
         return _kinds.series_of(path, labels, str(path))
     if ending == "npy":
         _arrays.check_labels(labels, [])
-        return list_array(_arrays.read_npy(path), str(path), ending, modality=modality)
+        array = _arrays.read_npy(path)
+        if modality is None and _kinds.kind_of_object(array) == "series":
+            return _kinds.series_of(path, labels, str(path))
+        return list_array(array, str(path), ending, modality=modality)
     if ending == "npz":
         array, found = _arrays.read_npz(path, labels)
+        if modality is None and _kinds.kind_of_object(array) == "series":
+            return _kinds.series_of(path, labels, str(path))
         return list_array(array, str(path), ending, modality=modality, labels=found)
     if kind == "audio" or modality == "audio":
         return _among(named_files([path]), replace(look, modality="audio"))
     if ending in _texts.ENDINGS or modality == "text":
-        return _kinds.texts_of(_texts.read_lines(path, _images.read_file(str(path))))
+        return _kinds.texts_of(_texts.read_lines(path))
     if kind == "image" or modality == "image":
         return list_images(named_files([path]), modality="image", labels=labels)
     what = f"a {kind} file" if kind else "of no kind that is known by its name"
@@ -433,6 +464,9 @@ def _find_table(path: Path, look: _Look) -> Listing | Found:
         return _kinds.series_of(path, look.labels, str(path))
     if kind == "graph":
         return _kinds.graph_of(path, look.labels)
+    if kind == "audio":
+        sounds = _tables.list_table(path, labels=look.labels, kind="audio")
+        return _kinds.sounds_of(sounds, look.cache, look.tell, look.num_workers, look.like)
     return _tables.list_table(path, labels=look.labels)
 
 
@@ -440,8 +474,7 @@ def _find_table(path: Path, look: _Look) -> Listing | Found:
 
 
 def _of_kind(found: Found, strict: bool) -> Source:
-    if strict and found.skipped:
-        first = found.skipped[0]
+    if strict and (first := _problem(found.skipped)):
         raise DataError(f"{first.uri} in {found.where}: {first.reason}; on_error='skip' leaves out what cannot be read")
     if isinstance(found.rows, list):
         lengths = np.array([len(text) for text in found.rows], np.int32)
@@ -468,6 +501,11 @@ def _of_kind(found: Found, strict: bool) -> Source:
     )
 
 
+def _problem(skipped: Iterable[Skipped]) -> Skipped | None:
+    """The first that was left out for another reason than its name."""
+    return next((one for one in skipped if not one.reason.partition(":")[0].endswith(BY_NAME)), None)
+
+
 class Drawn(Sequence[bytes]):
     """Pictures that stand for items, drawn when they are asked for."""
 
@@ -487,7 +525,7 @@ class Drawn(Sequence[bytes]):
 def _images_of(
     listing: Listing, image_size: int | None, strict: bool, cache: Path, num_workers: int | None, tell: Progress
 ) -> Source:
-    if strict and (problem := next((s for s in listing.skipped if not s.reason.startswith(NOT_AN_IMAGE)), None)):
+    if strict and (problem := _problem(listing.skipped)):
         raise _refused(listing, problem)
     with _images.quiet():
         with FileIndex(cache) as index:

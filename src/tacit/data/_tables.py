@@ -1,4 +1,4 @@
-"""A parquet, csv or jsonl whose rows hold images, or say where they lie."""
+"""A parquet, csv or jsonl whose rows hold images or sounds, or say where they lie."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from tacit.data import _images
 from tacit.data._images import Unreadable, read_file
-from tacit.data._listing import KINDS, LEARNS_FROM, Labels, Listing, file_stamp, folder_labels
+from tacit.data._listing import KINDS, Labels, Listing, file_stamp, folder_labels
 from tacit.data._packs import Item
 from tacit.errors import DataError, unknown
 
@@ -38,10 +38,14 @@ IMAGES = (
 """Columns that are looked at before the others, when looking for the one that holds images."""
 NAMES = ("name", "file_name", "filename", "path", "file", "key", "id")
 """Columns that may name the rows."""
+ADDRESSES = "addresses on a network, which tacit does not use by itself: download the files and give their folder"
 SAMPLE = 64
 """Rows looked at to tell what a column holds."""
 ROWS = 256
 """Rows of a parquet that are in memory at a time."""
+
+
+csv.field_size_limit(2**28)  # a row's text may be longer than the module's 128 KiB
 
 
 class Table(Protocol):
@@ -55,21 +59,21 @@ class Table(Protocol):
         """The column's values in order; None where there is none."""
 
 
-def list_table(path: Path, *, labels: str) -> Listing:
-    """The images of a table, by row.
+def list_table(path: Path, *, labels: str, kind: str = "image") -> Listing:
+    """The images of a table, by row, or what else `kind` says: image or audio.
 
     Raises:
         DataError: the table holds something else, or cannot be read.
         ArgumentError: `labels` names no column.
     """
-    kind = path.suffix.lower()
-    table = READERS[kind](path)
-    column = _image_column(table, path)
+    ending = path.suffix.lower()
+    table = READERS[ending](path)
+    column = _media_column(table, path, kind)
     uris = row_names(table, column, path)
     found, labels_from = label_columns(table, column, uris, labels)
     return Listing(
         where=str(path),
-        what=f"{kind[1:]} file, column {column}",
+        what=f"{ending[1:]} file, column {column}",
         uris=uris,
         items=lambda: map(partial(_item, path.parent), uris, table.values(column)),
         labels=found,
@@ -173,32 +177,32 @@ def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:
 # What the columns mean ------------------------------------------------------------------------------------------------
 
 
-def _image_column(table: Table, path: Path) -> str:
-    if {"source", "target"} <= set(table.names):
-        raise DataError(f"{path} holds a graph (columns source and target); {LEARNS_FROM}")
-    first = [name for wanted in IMAGES for name in table.names if name.lower() == wanted]
-    seen: dict[str, str] = {}
-    for name in dict.fromkeys([*first, *table.names]):
-        sample = [value for value in islice(table.values(name), SAMPLE) if value is not None]
-        seen[name] = _media(sample, trusted=name in first)
-        if seen[name] == "image":
-            return name
+def _media_column(table: Table, path: Path, kind: str) -> str:
+    """The first column that holds encoded images (or sounds) or paths to them."""
+    seen = media_columns(table)
+    column = next((name for name, what in seen.items() if what == kind), None)
+    if column is not None:
+        return column
     media = next((f"{what} (column {name})" for name, what in seen.items() if what), None)
     columns = ", ".join(name for name in table.names[:20]) or "none"
+    wanted = {"image": "encoded images", "audio": "encoded sounds"}[kind]
     raise DataError(
-        f"{path} holds {media or _no_media(table)}; {LEARNS_FROM}, so a table needs a column of encoded images or of "
-        f"paths to them; its columns: {columns}"
+        f"{path} holds {media or _no_media(table)}; looked for a column of {wanted} or of paths to them; its columns: "
+        f"{columns}"
     )
 
 
-def holds_images(table: Table) -> bool:
-    """Whether a column holds encoded images or paths to them."""
-    first = {name for name in table.names if name.lower() in IMAGES}
-    for name in table.names:
-        sample = [value for value in islice(table.values(name), SAMPLE) if value is not None]
-        if _media(sample, trusted=name in first) == "image":
-            return True
-    return False
+def media_columns(table: Table) -> dict[str, str]:
+    """Column -> the media it holds or points to: image, audio, a sentence on what is not read, or nothing.
+
+    Those whose names say so come first.
+    """
+    first = [name for wanted in IMAGES for name in table.names if name.lower() == wanted]
+    samples = {
+        name: [value for value in islice(table.values(name), SAMPLE) if value is not None]
+        for name in dict.fromkeys([*first, *table.names])
+    }
+    return {name: _media(sample, trusted=name in first) for name, sample in samples.items()}
 
 
 def _media(sample: Sequence[Any], *, trusted: bool) -> str:
@@ -206,6 +210,8 @@ def _media(sample: Sequence[Any], *, trusted: bool) -> str:
     for value in sample:
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
+        if isinstance(value, bytes) and _is_sound(value):
+            return "audio"
         if isinstance(value, bytes) and (trusted or _images.shorter_side(value)):
             return "image"
         if isinstance(value, str) and _images.shorter_side(_from_base64(value)):
@@ -213,11 +219,15 @@ def _media(sample: Sequence[Any], *, trusted: bool) -> str:
     paths = [value.get("path") if isinstance(value, Mapping) else value for value in sample]
     texts = [path.strip() for path in paths if isinstance(path, str)]
     if any(text.startswith(("http://", "https://", "s3://", "gs://")) for text in texts):
-        return "addresses on a network, which tacit does not use by itself: download the files and give their folder"
+        return ADDRESSES
     for kind in ("image", "audio", "video"):
         if 2 * sum(_kind(text) == kind for text in texts) > len(sample):
-            return kind if kind == "image" else f"paths of {kind} files"
+            return f"paths of {kind} files" if kind == "video" else kind
     return ""
+
+
+def _is_sound(data: bytes) -> bool:
+    return data[:4] in (b"fLaC", b"OggS", b"FORM") or data[:3] == b"ID3" or (data[:4], data[8:12]) == (b"RIFF", b"WAVE")
 
 
 def _kind(path: str) -> str | None:
@@ -302,7 +312,7 @@ def _given(value: bytes) -> bytes:
 
 
 def _missing(value: Any) -> bytes:
-    raise Unreadable("empty: no image in this row" if value is None else f"not an image: {type(value).__name__}")
+    raise Unreadable("empty: nothing in this row" if value is None else f"not encoded: {type(value).__name__}")
 
 
 def _from_base64(text: str) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html.parser
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tacit.data import _tables
-from tacit.data._images import Unreadable
+from tacit.data._images import Unreadable, read_file
 from tacit.data._listing import Labels
 from tacit.data._packs import Skipped
 from tacit.errors import DataError, unknown
@@ -27,7 +28,8 @@ BODIES = (
 )
 """Columns that are looked at first, when looking for the one that holds texts."""
 FEWEST_LETTERS = 20
-"""Characters in the mean, above which a column of other name, most of whose values differ, holds texts."""
+"""Characters in the mean, above which a column of other name, most of whose values differ, holds texts, if all other
+columns together are shorter: names of persons among a table's numbers are none."""
 
 
 @dataclass
@@ -63,10 +65,16 @@ def _holds_texts(table: _tables.Table, name: str, *, trusted: bool) -> bool:
     texts = [value for value in values if isinstance(value, str)]
     if not texts or 2 * len(texts) < len(values):
         return False
-    spaced = sum(" " in text.strip() for text in texts)
+    spaced, letters = sum(" " in text.strip() for text in texts), sum(map(len, texts))
     if trusted:
-        return 2 * spaced > len(texts) or sum(map(len, texts)) > FEWEST_LETTERS * len(texts)
-    return sum(map(len, texts)) > FEWEST_LETTERS * len(texts) and 2 * len(set(texts)) > len(texts) and spaced > 0
+        return 2 * spaced > len(texts) or letters > FEWEST_LETTERS * len(texts)
+    differ = letters > FEWEST_LETTERS * len(texts) and 2 * len(set(texts)) > len(texts) and spaced > 0
+    return differ and letters > sum(_letters(table, other) for other in table.names if other != name)
+
+
+def _letters(table: _tables.Table, name: str) -> int:
+    values = islice(table.values(name), 1000)
+    return sum(len(value if isinstance(value, str) else str(value)) for value in values if value is not None)
 
 
 def read_text_table(path: Path, *, labels: str, column: str | None = None) -> Texts:
@@ -81,9 +89,10 @@ def read_text_table(path: Path, *, labels: str, column: str | None = None) -> Te
     columns = text_columns(table) if column is None else (column,)
     if not columns:
         raise DataError(f"{path}: no column holds texts; its columns: {', '.join(table.names[:20]) or 'none'}")
-    parts = [list(table.values(name)) for name in columns]
-    rows = [". ".join(str(part).strip().rstrip(".") for part in row if part) for row in zip(*parts, strict=True)]
-    uris = _tables.row_names(table, columns[-1], path)
+    rows: list[Any] = list(table.values(columns[-1]))
+    if len(columns) > 1:
+        rows = [_titled(title, text) for title, text in zip(table.values(columns[0]), rows, strict=True)]
+    uris = _tables.row_names(table, "", path)
     found, labels_from = _tables.label_columns(table, columns[-1], uris, labels)
     made = _kept(rows, uris, str(path), f"{kind[1:]} file, column {' and '.join(columns)}")
     kept = {uri: number for number, uri in enumerate(uris)}
@@ -92,13 +101,26 @@ def read_text_table(path: Path, *, labels: str, column: str | None = None) -> Te
     return made
 
 
-def read_lines(path: Path, data: bytes) -> Texts:
-    """A text file whose lines are the items, as a list of sentences or of titles is."""
-    text, notes = _decoded(data, path.name)
-    lines = text.splitlines()
+def _titled(title: Any, text: Any) -> Any:
+    return (
+        f"{title.strip().rstrip('.')}. {text}" if isinstance(title, str) and title and isinstance(text, str) else text
+    )
+
+
+def read_lines(path: Path) -> Texts:
+    """A text file whose lines are the items, as a list of sentences or of titles is.
+
+    Raises:
+        DataError: it cannot be read, or holds no text.
+    """
+    try:
+        text, notes = _decoded(read_file(str(path)), path.name, whole=True)
+    except Unreadable as error:
+        raise DataError(f"{path} cannot be read as text: {error}") from error
+    lines = re.split(r"\r\n|\r|\n", text)
     made = _kept(lines, [f"{path.name}:{number}" for number in range(1, len(lines) + 1)], str(path), "a text a line")
     made.skipped = [one for one in made.skipped if not one.reason.startswith("empty")]  # blank lines only part others
-    made.remarks += notes
+    made.remarks += [f"The file is {note}." for note in notes]
     return made
 
 
@@ -152,20 +174,20 @@ def _kept(texts: Sequence[Any], uris: Sequence[str], where: str, what: str) -> T
     return made
 
 
-def _decoded(data: bytes, name: str) -> tuple[str, list[str]]:
-    """The text of a file; html and xml without their marks.
+def _decoded(data: bytes, name: str, *, whole: bool = False) -> tuple[str, list[str]]:
+    """The text of a file, its beginning if it is not to be read `whole`; html and xml without their marks.
 
     Raises:
         Unreadable: it is empty, or no text in UTF-8 or, by its byte-order mark, UTF-16.
     """
     if not data:
         raise Unreadable("empty: zero bytes")
-    data = data[: 4 * MAX_CHARACTERS]
+    data = data if whole else data[: 4 * MAX_CHARACTERS]
     marked = data.startswith((b"\xff\xfe", b"\xfe\xff"))
     try:
         text = data.decode("utf-16" if marked else "utf-8-sig", errors="strict")
     except UnicodeDecodeError as error:
-        if error.start < len(data) - 4:  # the cut may have parted a character
+        if whole or error.start < len(data) - 4:  # the cut may have parted a character
             raise Unreadable(f"wrong encoding: not UTF-8 from byte {error.start:,} on") from error
         text = data[: error.start].decode("utf-16" if marked else "utf-8-sig", errors="ignore")
     if "\0" in text[:1000]:

@@ -108,7 +108,7 @@ def _fine_tuned(trial: Trial, encoder: nn.Module, part: Any, max_steps: int) -> 
         torch.manual_seed(trial.seed)
         classifier = Classifier(copy.deepcopy(encoder), part.n_classes)
     learner = trial.build("supervised", part, classifier=classifier)
-    return trial.fit(learner, part, max_steps=max_steps, lr=1e-3, batch_size=64).classifier
+    return trial.fit(learner, part, max_steps=max_steps, lr=1e-3, batch_size=min(64, len(part))).classifier
 
 
 def _few(train: Any, per_class: int) -> Any:
@@ -133,7 +133,7 @@ def same_samples(bench: Bench) -> Comparison:
         train, unseen = trial.split(series)
         few = _few(train, 5)
         scratch = trial.build(TST, few, encoder=ENCODER)
-        pretrained = trial.fit(copy.deepcopy(scratch), few)
+        pretrained = trial.fit(copy.deepcopy(scratch), few, batch_size=min(64, len(few)))
         models = [
             _fine_tuned(trial, pretrained.encoder, few, trial.steps),
             _fine_tuned(trial, scratch.encoder, few, 2 * trial.steps),

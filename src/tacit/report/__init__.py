@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = _lazy.attach(
         "_clusters": ["Clusters", "find_clusters"],
         "_duplicates": ["DuplicateGroup", "near_duplicates"],
         "_map": ["neighbour_map"],
+        "_names": ["name_by_words"],
         "_page": ["write_report"],
         "_typical": ["least_typical", "typicality"],
     },

@@ -77,7 +77,7 @@ def _what(summary: Mapping[str, Any]) -> str:
     dim, parameters, size = whole(model.get("dim")), whole(model.get("parameters")), whole(data.get("image_size"))
     encoder = _plain(model.get("name") or "An encoder")
     shape = f", {words.count(parameters, 'parameter')}" if parameters else ""
-    seen = f"{_noun(summary)} of {size} × {size} pixels" if size else _noun(summary)
+    seen = f"{words.noun(summary)} of {size} × {size} pixels" if size else words.noun(summary)
     found = f"**{encoder}**{shape}: turns each {seen} into {words.count(dim, 'number')}."
     if not training:
         return f"{found} It was taken as it came; nothing was trained in this run."
@@ -93,15 +93,22 @@ def _what(summary: Mapping[str, Any]) -> str:
 def _data(summary: Mapping[str, Any], skipped: int) -> str:
     data = part(summary, "data")
     where = f" from {_code(data['where'])}" if data.get("where") else ""
-    lost = f"; {words.count(skipped, 'file')} could not be used (skipped.csv)" if skipped else ""
+    lost = f"; {words.count(skipped, words.left_out(summary))} could not be used (skipped.csv)" if skipped else ""
     lines = [f"- {_plain(line, 300)}" for line in listed(data.get("lines"))[:20]]
-    return "\n".join(
-        ["## Data", "", f"{words.count(data.get('n'), _noun(summary))}{where}{lost}.", *([""] if lines else []), *lines]
-    )
+    found = words.count(data.get("n"), words.noun(summary))
+    return "\n".join(["## Data", "", f"{found}{where}{lost}.", *([""] if lines else []), *lines])
+
+
+QUERIES = {"image": ("query.jpg", "query.jpg"), "text": ("a few words", "'a few words'"), "audio": ("query.wav",) * 2}
+"""Kind of data -> what may be searched for, in Python and at the prompt; of others, items of the run."""
 
 
 def _load(summary: Mapping[str, Any]) -> str:
     dim = whole(part(summary, "model").get("dim"))
+    modality = str(part(summary, "data").get("modality", "image"))
+    said, typed = QUERIES.get(modality, (None, "--item 0"))
+    query = f'"{said}"' if said else "0"
+    form = " --to onnx" if modality == "image" else ""
     return f"""## Use
 
 ```python
@@ -109,13 +116,13 @@ import tacit
 
 run = tacit.load("this/folder")
 vectors = tacit.embed(run.encoder, "more/data")  # (n, {dim}) array
-hits = run.search("query.jpg", k=10)
+hits = run.search({query}, k=10)
 ```
 
 ```sh
 tacit embed this/folder more/data --out more/
-tacit search this/folder query.jpg
-tacit export this/folder --to onnx
+tacit search this/folder {typed}
+tacit export this/folder{form}
 ```
 
 Weights are safetensors, settings are JSON; loading runs no code from this folder. `report.html` is the full report."""
@@ -156,7 +163,7 @@ def _label_figures(label: Mapping[str, Any], method: str) -> str:
             *(words.interval(row.get(score), share=True) for score in ("knn", "linear")),
         )
         for row in listed(label.get("rows"))
-        if isinstance(row, Mapping)
+        if isinstance(row, Mapping) and words.SAME_METHOD.get(str(row.get("encoder"))) != method
     ]
     said = [
         f"{_plain(found[1], 300)}"
@@ -191,10 +198,6 @@ def _owner(summary: Mapping[str, Any]) -> str:
         "## Whose it is\n\nThe model belongs to whoever trained it, and so do this card and the choice of a licence: "
         f"tacit claims nothing of it. The data keep their own terms.\n\nMade{made} with tacit{tacit}."
     )
-
-
-def _noun(summary: Mapping[str, Any]) -> str:
-    return "image" if part(summary, "data").get("modality", "image") == "image" else "item"
 
 
 def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ SHOWN = 12
 LARGEST_SIDE, LARGEST_BYTES = 4096, 600_000
 ANSWERS = {"label": "labelled", "suggest": "suggested", "cluster": "clustered"}
 """Command, and the folder that it writes to."""
+LISTS, LISTED = 24, 48
+"""Lists of texts of an answer on the page, and items of each."""
 ANSWERED = 3
 """Answers of each command on the page, the newest."""
 
@@ -34,13 +37,24 @@ def _one(place: Path, pictures: bool) -> dict[str, Any]:
         made = part(read_json(place / MADE))
     except RunError:
         made = {}
-    found = {
+    found: dict[str, Any] = {
         "name": words.tidy(place.name, 80),
         "at": words.moment(made["at"]) if made.get("at") else "",
         "what": words.tidy(made.get("what") or "", 300),
         "lines": [words.tidy(line, 300) for line in listed(made.get("lines"))[:20]],
     }
+    found["lists"] = [_list(part(group)) for group in listed(made.get("lists"))[:LISTS]]
     return found | (_picture(place / SHEET) if pictures else {})
+
+
+def _list(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Texts in place of pictures: a title, and of each item name, text and caption."""
+    items = [part(item) for item in listed(group.get("items"))[:LISTED]]
+    lengths = {"name": 160, "text": 300, "caption": 80}
+    return {
+        "title": words.tidy(group.get("title") or "", 160),
+        "items": [{key: words.tidy(item.get(key) or "", most) for key, most in lengths.items()} for item in items],
+    }
 
 
 def _picture(path: Path) -> dict[str, Any]:

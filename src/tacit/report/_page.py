@@ -9,7 +9,8 @@ summary.json, format 1. Every key but `format` may be absent; a *measure* is `{"
     format       1
     title        headline
     made         ISO time
-    data         where, n, skipped, modality, channels, image_size, lines: [sentence on what was found]
+    data         where, n, skipped, modality, noun (what one item is called), channels, image_size,
+                 lines: [sentence on what was found]
     method       id, name, paper, summary
     model        name, dim, parameters
     training     steps, batch_size, epochs, seconds, images_per_second, device, threads, precision, seed,
@@ -19,7 +20,8 @@ summary.json, format 1. Every key but `format` may be absent; a *measure* is `{"
     health       word, reason, effective_rank: measure
     neighbours   trained, raw: measures in [0, 1]: share of views whose nearest item is their original
     clusters     n, range: [low, high], stability: measure, one_cloud: bool (no separate groups; cut into n parts),
-                 per_cluster: [{cluster, size, stability: measure, items: [item numbers of its contact sheet]}]
+                 per_cluster: [{cluster, name: typical words, size, stability: measure,
+                                items: [item numbers of its contact sheet]}]
     duplicates   [{items: [item numbers], similarity, exact: bool}]
     untypical    [item numbers, the least typical first]
     neighbour_examples  [{item, neighbours: [{item, score}]}]
@@ -54,13 +56,15 @@ from tacit.report import _words as words
 from tacit.report._curves import charts, word_strip
 from tacit.report._files import Run, listed, measure, number, open_items, part, read_run, whole
 from tacit.report._generated import answers, generated
-from tacit.report._pictures import data_uri, snippet
+from tacit.report._pictures import data_uri, size_of, snippet
 from tacit.report._points import colour, points
 from tacit.store import Items
 
 LARGEST = 20_000_000
 """Bytes of the page at most; pictures are left out until it fits."""
 CLUSTERS, GROUPS, GROUP, UNTYPICAL, EXAMPLES, NEIGHBOURS, CHANGES, REASONS = 60, 40, 8, 48, 12, 8, 60, 20
+TEXTS, TEXT_NEIGHBOURS, TEXT_UNTYPICAL = 6, 4, 12
+"""Of a cluster, of a neighbourhood and of the least typical, where items are shown as texts, which take more room."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,7 @@ def render(run: Run, items: Items, budget: Budget) -> str:
         "percent": words.percent,
         "interval": words.interval,
         "count": words.count,
+        "several": words.several,
         "duration": words.duration,
         "moment": words.moment,
         "tidy": words.tidy,
@@ -143,15 +148,29 @@ def view(run: Run, items: Items, budget: Budget) -> dict[str, Any]:
         item for example in examples for item in (example["item"], *(near["item"] for near in example["neighbours"]))
     ]
     gallery = Gallery(items, named, pictures=budget.sprites > 0)
-    map_data = points(items, budget.sprites)
+    if gallery.texts:
+        sheets = [{**sheet, "items": sheet["items"][:TEXTS]} for sheet in sheets]
+        examples = [{**one, "neighbours": one["neighbours"][:TEXT_NEIGHBOURS]} for one in examples]
+        untypical = untypical[:TEXT_UNTYPICAL]
     image = part(summary, "data").get("modality", "image") == "image"
+    map_data = points(
+        items,
+        budget.sprites,
+        names={sheet["cluster"]: sheet["words"] for sheet in sheets},
+        texts=budget.sprites > 0,
+        whole=not image,
+    )
+    noun = words.noun(summary)
     return {
         "made": words.moment(summary["made"]) if summary.get("made") else "",
         "title": words.tidy(summary.get("title") or run.folder.resolve().name, 160),
         "n": len(items),
-        "noun": "image" if image else "item",
+        "noun": noun,
+        "nouns": words.several(noun),
+        "left_out": words.left_out(summary),
         "pictures": budget.sprites > 0,
-        "lede": _lede(summary, len(items), "image" if image else "item"),
+        "layout": "as-texts" if gallery.texts else "" if image else gallery.layout,
+        "lede": _lede(summary, len(items), noun),
         "health": _health(summary),
         "retrieval": _retrieval(summary),
         "clusters": _clusters(summary, sheets),
@@ -185,13 +204,24 @@ def view(run: Run, items: Items, budget: Budget) -> dict[str, Any]:
 
 
 class Gallery:
-    """The pictures and names of the items that the page shows one by one."""
+    """The pictures and names of the items that the page shows one by one.
+
+    Attributes:
+        texts: whether most of them are texts.
+        layout: how pictures that are to be seen whole are laid out; "" where there are none.
+    """
 
     def __init__(self, items: Items, named: Iterable[object], *, pictures: bool) -> None:
         known = set(items.column("item").tolist())  # type: ignore[union-attr]
         wanted = sorted({item for item in named if isinstance(item, int)} & known)
         columns = ["item", "uri", "thumbnail"] if pictures else ["item", "uri"]
-        self._shown = {row["item"]: _picture(row) for row in items.rows(wanted, columns)}
+        rows = items.rows(wanted, columns)
+        self._shown = {row["item"]: _picture(row) for row in rows}
+        shown = self._shown.values()
+        self.texts = 2 * sum(one["src"] is None and bool(one["text"]) for one in shown) > len(shown)
+        sizes = [size for row in rows if (size := size_of(row.get("thumbnail", b"")))]
+        wide = bool(sizes) and max(w for w, _ in sizes) > 1.5 * max(h for _, h in sizes)
+        self.layout = ("as-drawn as-wide" if wide else "as-drawn") if sizes else ""
 
     def all(self, items: Iterable[object]) -> list[dict[str, Any]]:
         """Those of the items that exist."""
@@ -236,12 +266,15 @@ def write_whole(path: Path, content: bytes) -> Path:
 def _picture(row: Mapping[str, Any]) -> dict[str, Any]:
     thumbnail = row.get("thumbnail", b"")
     text = snippet(thumbnail)
+    width, height = size_of(thumbnail) or (64, 64)
     return {
         "item": row["item"],
         "name": words.file_name(row["uri"]) or f"item {row['item']}",
         "full": words.tidy(row["uri"], 300),
         "src": data_uri(thumbnail),
-        "text": words.tidy(text, 200) if text else None,
+        "width": width,
+        "height": height,
+        "text": words.excerpt(text) if text else None,
     }
 
 
@@ -280,9 +313,19 @@ def _log_share(value: float, dim: int) -> float:
 
 
 def _retrieval(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """How well views are found again, or else, where there are labels, how often the nearest items tell them."""
     tone, said = words.retrieval_words(summary)
     found = {name: measure(part(summary, "neighbours").get(name)) for name in ("trained", "raw")}
-    return {**found, "tone": tone, "words": said}
+    what, other, known = "of views found again", "raw input", words.labelled(summary)
+    if found["trained"] is None and known is not None:
+        name, trained, best = known
+        found = {"trained": trained, "raw": None}
+        what = f"right about “{name}” by the nearest others"
+        if best is not None:
+            found["raw"], other = best[1], words.encoder_name(best[0])
+            rows = [{"encoder": "trained", "knn": trained}, {"encoder": best[0], "knn": best[1]}]
+            tone = (words.verdict(rows, "knn", "") or (tone,))[0]
+    return {**found, "tone": tone, "words": said, "what": what, "other": other}
 
 
 def _clusters(summary: Mapping[str, Any], sheets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -305,7 +348,9 @@ def _cluster_list(summary: Mapping[str, Any], per_cluster: int) -> list[dict[str
     n = whole(part(summary, "data").get("n")) or sum(whole(sheet.get("size")) for sheet in given)
     return [
         {
+            "cluster": whole(sheet.get("cluster")),
             "name": f"Cluster {whole(sheet.get('cluster'))}",
+            "words": words.tidy(sheet.get("name") or "", 90),
             "colour": colour(whole(sheet.get("cluster"))),
             "size": whole(sheet.get("size")),
             "share": whole(sheet.get("size")) / n if n else None,
@@ -375,13 +420,15 @@ def _notices(run: Run) -> list[tuple[str, str]]:
                 name = words.tidy(part(label).get("name") or "label", 40)
                 found.append(("bad", f"Measured against the label “{name}”: {said[1][0].lower()}{said[1][1:]}"))
     if run.skipped.n:
-        found.append(("calm", f"{words.count(run.skipped.n, 'file')} could not be used; the reasons are at the end."))
+        lost = words.count(run.skipped.n, words.left_out(summary))
+        found.append(("calm", f"{lost} could not be used; the reasons are at the end."))
     return found
 
 
 def _label_set(label: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
-    rows = [row for row in listed(label.get("rows")) if isinstance(row, Mapping)]
     method = str(part(summary, "method").get("id"))
+    rows = [row for row in listed(label.get("rows")) if isinstance(row, Mapping)]
+    rows = [row for row in rows if words.SAME_METHOD.get(str(row.get("encoder"))) != method]
     return {
         "name": words.tidy(label.get("name") or "label", 60),
         "source": words.tidy(label.get("source") or "", 120),
@@ -411,15 +458,15 @@ def _use(use: object) -> str:
 def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What was done, as pairs of word and value; what is not known is left out."""
     method, model, training, data = (part(summary, name) for name in ("method", "model", "training", "data"))
-    parameters = whole(model.get("parameters"))
+    parameters, noun = whole(model.get("parameters")), words.noun(summary)
     length = []
     if not training.get("closed_form") and whole(training.get("steps")):
-        length.append(f"{words.count(training['steps'], 'step')} of {words.count(training.get('batch_size'), 'item')}")
+        length.append(f"{words.count(training['steps'], 'step')} of {words.count(training.get('batch_size'), noun)}")
         if number(training.get("epochs")) is not None:
             length.append(f"{words.figure(training['epochs'])} epochs")
     spent = [words.duration(training["seconds"])] if number(training.get("seconds")) is not None else []
     if number(training.get("images_per_second")) is not None:
-        spent.append(f"{words.figure(round(training['images_per_second']))} items a second")
+        spent.append(f"{words.count(round(training['images_per_second']), noun)} a second")
     machine = [str(training[key]) for key in ("device", "precision") if training.get(key)]
     if whole(training.get("threads")):
         machine.insert(1, words.count(training["threads"], "thread"))
@@ -433,7 +480,10 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
             if model.get("name")
             else "",
         ),
-        ("Vectors", f"{words.count(model['dim'], 'number')} for each item" if whole(model.get("dim")) else ""),
+        (
+            "Vectors",
+            f"{words.count(model['dim'], 'number')} for each {noun}" if whole(model.get("dim")) else "",
+        ),
         ("Input", f"{size} × {size} pixels, {words.count(data.get('channels'), 'channel')}" if size else ""),
         ("Length", ", ".join(length)),
         ("Time", ", ".join(spent)),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+import struct
 from collections.abc import Sequence
 
 import numpy as np
 
 SHEET_COLUMNS, SHEET_ROWS = 32, 32
-CELL = 64
+CELL, WIDEST = 64, 160
 LARGEST, LARGEST_BYTES = 512, 65_536
 """A thumbnail of more pixels a side or more bytes than this is none of ours, and is neither decoded nor shown."""
 KINDS = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png"}
@@ -32,12 +33,25 @@ def snippet(thumbnail: bytes) -> str | None:
         return None
 
 
-def sheets(thumbnails: Sequence[bytes], quality: int = 74) -> tuple[list[str], int, list[int]]:
-    """Many thumbnails on a few JPEG sheets, `SHEET_COLUMNS` in a row, each filling a square cell.
+def size_of(thumbnail: bytes) -> tuple[int, int] | None:
+    """Width and height of a PNG, as its header says; None for anything else."""
+    if not thumbnail.startswith(b"\x89PNG\r\n\x1a\n") or len(thumbnail) < 24:
+        return None
+    width, height = struct.unpack(">II", thumbnail[16:24])
+    return (width, height) if 1 <= width <= LARGEST and 1 <= height <= LARGEST else None
+
+
+def sheets(
+    thumbnails: Sequence[bytes], quality: int = 74, *, whole: bool = False
+) -> tuple[list[str], tuple[int, int], list[int]]:
+    """Many thumbnails on a few JPEG sheets, `SHEET_COLUMNS` in a row.
+
+    Args:
+        whole: each is seen whole in a cell that holds the largest (a spectrogram, a curve); else it fills a square.
 
     Returns:
-        The sheets as data URIs, the side of a cell in pixels, and which of the thumbnails could be read, in the order
-        of the cells.
+        The sheets as data URIs, width and height of a cell in pixels, and which of the thumbnails could be read, in the
+        order of the cells.
     """
     from PIL import Image, ImageOps
 
@@ -53,16 +67,22 @@ def sheets(thumbnails: Sequence[bytes], quality: int = 74) -> tuple[list[str], i
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue
     if not pictures:
-        return [], CELL, []
-    cell = min(CELL, max(max(picture.size) for picture in pictures))
+        return [], (CELL, CELL), []
+    if whole:
+        cell = min(WIDEST, max(one.width for one in pictures)), min(CELL, max(one.height for one in pictures))
+    else:
+        cell = (min(CELL, max(max(picture.size) for picture in pictures)),) * 2
     per_sheet = SHEET_COLUMNS * SHEET_ROWS
     uris = []
     for start in range(0, len(pictures), per_sheet):
         part = pictures[start : start + per_sheet]
         rows = -(-len(part) // SHEET_COLUMNS)
-        sheet = Image.new("RGB", (min(len(part), SHEET_COLUMNS) * cell, rows * cell), "white")
+        sheet = Image.new("RGB", (min(len(part), SHEET_COLUMNS) * cell[0], rows * cell[1]), "white")
         for i, one in enumerate(part):
-            sheet.paste(ImageOps.fit(one, (cell, cell)), (i % SHEET_COLUMNS * cell, i // SHEET_COLUMNS * cell))
+            place = (i % SHEET_COLUMNS * cell[0], i // SHEET_COLUMNS * cell[1])
+            sheet.paste(
+                ImageOps.pad(one, cell, color=one.getpixel((0, 0))) if whole else ImageOps.fit(one, cell), place
+            )
         buffer = io.BytesIO()
         sheet.save(buffer, "JPEG", quality=quality, optimize=True)
         uris.append(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")

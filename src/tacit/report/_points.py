@@ -6,25 +6,32 @@ import base64
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tacit.report._pictures import even_sample, sheets
-from tacit.report._words import figure, file_name, tidy
+from tacit.report._pictures import even_sample, sheets, snippet
+from tacit.report._words import excerpt, figure, file_name, tidy
 from tacit.store import Items
 
 POINTS = 500_000
 """More are drawn as an even sample, which the page says."""
-NAMES_BYTES = 4_000_000
+NAMES_BYTES = TEXTS_BYTES = 4_000_000
 CLASSES = 254
 NO_CLASS = 255
 LABELS = 8
 GREY = "#9a958c"
 
 
-def points(items: Items, sprites: int) -> dict[str, Any] | None:
+def points(
+    items: Items,
+    sprites: int,
+    *,
+    names: Mapping[int, str] | None = None,
+    texts: bool = True,
+    whole: bool = False,
+) -> dict[str, Any] | None:
     """What the map needs, as JSON; None if the run has no map.
 
     Arrays are little-endian and base64: `x`, `y` uint16 (n,), `item` int32 (n,), each colouring's `values` uint8 (n,),
@@ -33,6 +40,9 @@ def points(items: Items, sprites: int) -> dict[str, Any] | None:
     Args:
         items: the run's.
         sprites: at most so many pictures; 0 leaves pictures out.
+        names: of clusters, by number.
+        texts: whether to say the beginning of each item's text, where it has one and they fit.
+        whole: whether pictures keep their shape, or fill a square.
     """
     x, y = (np.asarray(items.column(name), np.float64) for name in ("x2d", "y2d"))
     shown = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
@@ -52,15 +62,16 @@ def points(items: Items, sprites: int) -> dict[str, Any] | None:
         "y": _packed(y, "<u2"),
         "item": _packed(number, "<i4"),
         "names": _names(items, shown),
-        "colours": _colourings(items, shown),
+        "texts": _texts(items, shown) if texts else None,
+        "colours": _colourings(items, shown, names or {}),
         "sheets": [],
-        "cell": 0,
+        "cell": [0, 0],
         "sprite": "",
     }
     if sprites:
         sample = even_sample(x, y, sprites)
         thumbnails = [row["thumbnail"] for row in items.rows(number[sample], ["thumbnail"])]
-        found["sheets"], found["cell"], readable = sheets(thumbnails)
+        found["sheets"], found["cell"], readable = sheets(thumbnails, whole=whole)
         found["sprite"] = _packed(sample[readable], "<u4")
     return found
 
@@ -125,10 +136,43 @@ def _names(items: Items, shown: np.ndarray) -> list[str] | None:
     return [file_name(names[i], length) for i in shown]
 
 
-def _colourings(items: Items, shown: np.ndarray) -> list[dict[str, Any]]:
+def _texts(items: Items, shown: np.ndarray) -> list[str] | None:
+    """The beginning of each point's text; None where there is none, or too many to fit."""
+    if 40 * len(shown) > TEXTS_BYTES:
+        return None
+    said: list[str] = []
+    for chunk in items.chunks(["meta", "thumbnail"]):
+        said += [text_of(meta, piece) for meta, piece in zip(chunk["meta"], chunk["thumbnail"], strict=True)]
+    said = [said[i] for i in shown]
+    if not any(said):
+        return None
+    for length in (200, 120, 60):
+        cut = [excerpt(text, length) for text in said]
+        if sum(len(json.dumps(text)) for text in cut) <= TEXTS_BYTES:
+            return cut
+    return None
+
+
+def text_of(meta: str, thumbnail: bytes) -> str:
+    """The caption of an item, or the text that stands for it, "" where there is none."""
+    if '"caption"' in meta:
+        try:
+            said = json.loads(meta).get("caption")
+        except (ValueError, AttributeError):
+            said = None
+        if isinstance(said, str):
+            return said
+    return snippet(thumbnail) or ""
+
+
+def _colourings(items: Items, shown: np.ndarray, named: Mapping[int, str]) -> list[dict[str, Any]]:
     clusters = np.asarray(items.column("cluster"))[shown]
+
+    def title(number: int) -> str:
+        return f"cluster {number}: {named[number]}" if named.get(number) else f"cluster {number}"
+
     found = (
-        [_classes("cluster", [f"cluster {c}" if c >= 0 else None for c in clusters], clusters)]
+        [_classes("cluster", [title(int(c)) if c >= 0 else None for c in clusters], clusters)]
         if (clusters >= 0).any()
         else []
     )

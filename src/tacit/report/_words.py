@@ -31,8 +31,26 @@ ENCODERS = {
     "untrained": "the same encoder, untrained",
     "pixels": "raw pixels",
 }
-SAME_METHOD = {"whitened PCA": "pca", "patch k-means": "patch-kmeans"}
+SAME_METHOD = {
+    "whitened PCA": "pca",
+    "patch k-means": "patch-kmeans",
+    "LSA": "lsa",
+    "log-mel PCA": "log-mel-pca",
+    "graph features": "graph-features",
+}
 """Baselines that are methods of tacit too, and then no baseline of themselves."""
+
+NOUNS = {
+    "image": "image",
+    "text": "text",
+    "audio": "sound",
+    "series": "series",
+    "table": "row",
+    "graph": "node",
+    "points": "point",
+}
+"""Kind of data -> what one item is called; of many graphs, summary.json says that they are graphs."""
+PLURALS = {"series": "series", "entry": "entries"}
 
 
 def tidy(text: object, length: int = 120) -> str:
@@ -57,6 +75,35 @@ def _hidden(char: str) -> bool:
 def file_name(uri: str, length: int = 44) -> str:
     """The last part of a path or address, as one harmless line."""
     return tidy(uri.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1] or uri, length)
+
+
+def excerpt(text: object, length: int = 200) -> str:
+    """The beginning of a text as one harmless line.
+
+    >>> excerpt("one two\\nthree", 10)
+    'one two...'
+    """
+    line = tidy(" ".join(str(text)[: 20 * length].split()), 20 * length)
+    return line if len(line) <= length else line[: length - 3].rstrip() + "..."
+
+
+def noun(summary: Mapping[str, Any]) -> str:
+    """What one item of the run is called: image, text, sound, row..."""
+    data = part(summary, "data")
+    return tidy(data.get("noun") or NOUNS.get(str(data.get("modality", "image")), "item"), 20)
+
+
+def left_out(summary: Mapping[str, Any]) -> str:
+    """What one thing that could not be used is called."""
+    return "file" if part(summary, "data").get("modality", "image") in ("image", "audio") else "entry"
+
+
+def several(noun: str) -> str:
+    """
+    >>> several("text"), several("series")
+    ('texts', 'series')
+    """
+    return PLURALS.get(noun, f"{noun}s")
 
 
 def figure(value: object, digits: int = 3) -> str:
@@ -116,7 +163,7 @@ def count(n: object, noun: str, plural: str | None = None) -> str:
     >>> count(1, "image"), count(4000, "image")
     ('1 image', '4,000 images')
     """
-    return f"{figure(n)} {noun if whole(n) == 1 else plural or noun + 's'}"
+    return f"{figure(n)} {noun if whole(n) == 1 else plural or several(noun)}"
 
 
 def duration(seconds: object) -> str:
@@ -176,7 +223,7 @@ def retrieval_words(summary: Mapping[str, Any]) -> tuple[str, str]:
     """A tone and the sentence about how views are found again, beside the raw input."""
     trained, raw = (measure(part(summary, "neighbours").get(name)) for name in ("trained", "raw"))
     if trained is None:
-        return "calm", "How well changed views find their originals was not measured."
+        return "calm", _label_words(summary)
     share = percent(trained["value"], 0)
     found = f"Shown a changed view of an item, the encoder finds the original first in {share} of cases"
     if raw is None:
@@ -187,6 +234,37 @@ def retrieval_words(summary: Mapping[str, Any]) -> tuple[str, str]:
     if trained["high"] < raw["low"]:
         return "bad", f"{found} So the raw input is the better guide here: train longer, or try another method."
     return "calm", f"{found} The intervals overlap, so this is no clear gain."
+
+
+def _label_words(summary: Mapping[str, Any]) -> str:
+    """What stands where views cannot be found again: the verdict by labels, or why there is none."""
+    method = str(part(summary, "method").get("id"))
+    for label in listed(summary.get("labels")):
+        said = verdict(part(label).get("rows"), "knn", method)
+        if said is not None:
+            return said[1]
+    if labelled(summary) is not None:
+        return "There is nothing quicker here to compare with: this method is the baseline itself."
+    if part(summary, "data").get("modality", "image") == "image":
+        return "How well changed views find their originals was not measured."
+    return (
+        f"Which changes leave {several(noun(summary))} the same is not known, so it takes labels to tell; look at the "
+        "nearest neighbours below."
+    )
+
+
+def labelled(summary: Mapping[str, Any]) -> tuple[str, dict[str, float], tuple[str, dict[str, float]] | None] | None:
+    """Of the first label that was scored its name, the trained encoder's k-NN accuracy, and the best other's."""
+    method = str(part(summary, "method").get("id"))
+    for label in listed(summary.get("labels")):
+        rows = [row for row in listed(part(label).get("rows")) if isinstance(row, Mapping)]
+        scores = {str(row.get("encoder")): found for row in rows if (found := measure(row.get("knn")))}
+        trained = scores.pop("trained", None)
+        others = [pair for pair in scores.items() if SAME_METHOD.get(pair[0]) != method]
+        if trained is not None:
+            best = max(others, key=lambda pair: pair[1]["value"], default=None)
+            return tidy(label.get("name") or "label", 40), trained, best
+    return None
 
 
 def cluster_words(summary: Mapping[str, Any]) -> str:

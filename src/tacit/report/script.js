@@ -46,7 +46,8 @@ function drawMap(data) {
   const ring = make("i", "ring");
   ring.hidden = true;
   canvas.after(ring);
-  const { n, cell } = data;
+  const { n, cell: [across, down] } = data; // of a picture on the sheets, in pixels
+  const wide = Math.sqrt(across / down) || 1, high = 1 / wide; // its sides, of an area of one
   const x = unpack(data.x, Uint16Array), y = unpack(data.y, Uint16Array), item = unpack(data.item, Int32Array);
   const sprite = unpack(data.sprite, Uint32Array), spriteOf = new Map();
   sprite.forEach((point, i) => spriteOf.set(point, i));
@@ -59,6 +60,9 @@ function drawMap(data) {
     sheet.src = uri;
     return sheet;
   });
+
+  const plate = card.children[0]; // what a picture is shown on while the pointer rests on its point
+  if (across) [plate.width, plate.height] = [2 * across, 2 * down];
 
   let width = 0, height = 0, shade = colours[0], alone = -1, shown = [], asked = false;
   let buckets = bucketed(shade);
@@ -91,9 +95,9 @@ function drawMap(data) {
   }
 
   function fit() {
-    const across = Math.max(bounds.right - bounds.left, 1), up = Math.max(bounds.high - bounds.low, 1);
+    const broad = Math.max(bounds.right - bounds.left, 1), up = Math.max(bounds.high - bounds.low, 1);
     const edge = width < 520 ? 36 : 70; // room for pictures at the rim
-    whole.scale = Math.min((width - edge) / across, (height - edge) / up);
+    whole.scale = Math.min((width - edge) / broad, (height - edge) / up);
     Object.assign(view, { x: (bounds.left + bounds.right) / 2, y: (bounds.low + bounds.high) / 2, scale: whole.scale });
   }
 
@@ -143,41 +147,42 @@ function drawMap(data) {
   function drawPictures(closer) {
     const step = 2 ** (Math.round(Math.log2(closer) * 3) / 3);
     const size = Math.min(76, (width < 520 ? 24 : 34) * Math.max(1, step ** 0.3));
-    const gap = (size + 7) / (whole.scale * step), taken = new Map();
+    const w = size * wide, h = size * high, taken = new Map();
+    const gaps = [w, h].map((side) => (side + 7) / (whole.scale * step));
     for (const k of spread) {
       const i = sprite[k];
-      if (hidden(i) || !takePlace(taken, gap, i)) continue;
-      const left = toX(i) - size / 2, top = toY(i) - size / 2;
-      if (!seen(left, top, size)) continue;
+      if (hidden(i) || !takePlace(taken, gaps, i)) continue;
+      const left = toX(i) - w / 2, top = toY(i) - h / 2;
+      if (!seen(left, top, w)) continue;
       pen.fillStyle = colourOf(i);
-      pen.fillRect(left - 2, top - 2, size + 4, size + 4);
-      if (drawSprite(pen, k, left, top, size)) shown.push({ i, left, top, size });
+      pen.fillRect(left - 2, top - 2, w + 4, h + 4);
+      if (drawSprite(pen, k, left, top, w, h)) shown.push({ i, left, top, w, h });
     }
   }
 
-  function takePlace(taken, gap, i) {
-    const column = Math.floor(x[i] / gap), row = Math.floor(y[i] / gap);
+  function takePlace(taken, [gapX, gapY], i) {
+    const column = Math.floor(x[i] / gapX), row = Math.floor(y[i] / gapY);
     for (let c = column - 1; c <= column + 1; c++) {
       for (let r = row - 1; r <= row + 1; r++) {
         const other = taken.get(c * 1000003 + r);
-        if (other !== undefined && Math.abs(x[i] - x[other]) < gap && Math.abs(y[i] - y[other]) < gap) return false;
+        if (other !== undefined && Math.abs(x[i] - x[other]) < gapX && Math.abs(y[i] - y[other]) < gapY) return false;
       }
     }
     taken.set(column * 1000003 + row, i);
     return true;
   }
 
-  function drawSprite(target, k, left, top, size) {
+  function drawSprite(target, k, left, top, w, h) {
     const sheet = sheets[Math.floor(k / 1024)], at = k % 1024;
     if (!sheet?.complete || !sheet.naturalWidth) return false;
-    target.drawImage(sheet, (at % 32) * cell, Math.floor(at / 32) * cell, cell, cell, left, top, size, size);
+    target.drawImage(sheet, (at % 32) * across, Math.floor(at / 32) * down, across, down, left, top, w, h);
     return true;
   }
 
   function nearest(px, py, reach) {
     for (let j = shown.length - 1; j >= 0; j--) {
-      const { i, left, top, size } = shown[j];
-      if (px >= left && py >= top && px <= left + size && py <= top + size) return i;
+      const { i, left, top, w, h } = shown[j];
+      if (px >= left && py >= top && px <= left + w && py <= top + h) return i;
     }
     let best = -1, least = reach * reach;
     for (let i = 0; i < n; i++) {
@@ -194,6 +199,8 @@ function drawMap(data) {
         lines.push(classes[values[i]].name.startsWith(name) ? classes[values[i]].name : `${name}: ${classes[values[i]].name}`);
       }
     }
+    const text = data.texts?.[i];
+    if (text && text !== lines[0]) lines.push(text);
     return lines;
   }
 
@@ -202,12 +209,14 @@ function drawMap(data) {
     if (i < 0) return;
     ring.style.translate = `${toX(i)}px ${toY(i)}px`;
     const [picture, text] = card.children, k = spriteOf.get(i);
-    picture.hidden = k === undefined || !drawSprite(picture.getContext("2d"), k, 0, 0, 128);
+    picture.hidden = k === undefined || !drawSprite(picture.getContext("2d"), k, 0, 0, picture.width, picture.height);
     text.replaceChildren(...describe(i).map((line, row) => {
       const part = document.createElement(row ? "span" : "b");
+      part.dir = "auto";
       part.textContent = line;
       return part;
     }));
+    card.classList.toggle("broad", Boolean(data.texts?.[i].length > 60) || wide > 1.2);
     const { offsetWidth: w, offsetHeight: h } = card;
     card.style.left = `${px + 18 + w > width ? Math.max(4, px - w - 18) : px + 18}px`;
     card.style.top = `${Math.min(Math.max(4, py - h / 3), Math.max(4, height - h - 4))}px`;

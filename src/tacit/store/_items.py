@@ -39,6 +39,8 @@ COLUMNS: dict[str, pa.DataType] = {
     "outlier": pa.float32(),
     "meta": pa.string(),
 }
+IN_MEMORY = 2**29
+"""Bytes of vectors that are kept in memory after a search, for the next one; of more, each search reads all."""
 MISSING = {pa.string(): "", pa.binary(): b"", pa.float32(): np.nan, pa.int32(): -1}
 
 
@@ -49,6 +51,8 @@ class Hit:
     item: int
     score: float
     uri: str
+    text: str = ""
+    """What stands beside it: a caption, or the beginning of a text, the values of a row."""
 
 
 class Items:
@@ -92,6 +96,7 @@ class Items:
     def __init__(self, folder: Path, table: Any) -> None:
         self.folder = folder
         self._table = table  # a lancedb.table.Table
+        self._unit: tuple[int, np.ndarray, np.ndarray] | None = None
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], rows: Iterable[Rows]) -> Items:
@@ -203,14 +208,7 @@ class Items:
         if not len(wanted):
             return []
         unique, back = np.unique(wanted, return_inverse=True)
-        stored = np.asarray(self.column("item"))
-        place = np.searchsorted(stored, unique)
-        absent = unique[(place == len(stored)) | (stored[np.minimum(place, len(stored) - 1)] != unique)]
-        if len(absent):
-            raise ArgumentError(f"item={absent[0]}: expected one of the {len(stored)} items of {self.folder}")
-        table = self._table.take_offsets(place.tolist()).select(list({"item", *names})).to_arrow()
-        table = table.take(np.argsort(table["item"].to_numpy()))  # the database gives no order for taken rows
-        columns = {name: _values(table[name].combine_chunks()) for name in names}
+        columns = self._taken(unique, names)
         return [{name: _scalar(columns[name][row]) for name in names} for row in back]
 
     def update(self, columns: Rows) -> None:
@@ -269,8 +267,11 @@ class Items:
         if metric not in METRICS:
             raise unknown("metric", metric, METRICS)
         expect("vector", "all zeros", metric != "cosine" or bool(query.any()), "a direction", "use metric='euclidean'")
+        if metric == "cosine" and where is None and 4 * len(self) * len(query) <= IN_MEMORY:
+            places, unit = self._directions()
+            return self._best(places, unit @ (query / np.linalg.norm(query)), k)
         search = self._table.search(query, vector_column_name="vector").bypass_vector_index()
-        search = search.distance_type(METRICS[metric]).select(["item", "uri", "_distance"]).limit(k)
+        search = search.distance_type(METRICS[metric]).select(["item", "uri", "meta", "_distance"]).limit(k)
         try:
             found = (search.where(where, prefilter=True) if where else search).to_arrow()
         except (ValueError, RuntimeError) as error:
@@ -281,8 +282,64 @@ class Items:
                 f"where={where!r}: expected an SQL condition on {', '.join(self.names)}; {reason}"
             ) from error
         scores = _scores(found["_distance"].to_numpy(), metric)
-        items, uris = found["item"].to_numpy(), found["uri"].to_pylist()
-        return [Hit(int(items[i]), float(scores[i]), uris[i]) for i in np.lexsort((items, -scores))]
+        items, uris, meta = (found[name].to_pylist() for name in ("item", "uri", "meta"))
+        return [Hit(items[i], float(scores[i]), uris[i], _said(meta[i])) for i in np.lexsort((items, -scores))]
+
+    def best(self, scores: np.ndarray, k: int = 10) -> list[Hit]:
+        """The k items with the greatest of scores (n,) in the order of the store, greatest first."""
+        expect("scores", np.shape(scores), np.shape(scores) == (len(self),), f"one for each of the {len(self)} items")
+        return self._best(np.arange(len(scores)), np.asarray(scores), k)
+
+    def _best(self, places: np.ndarray, scores: np.ndarray, k: int) -> list[Hit]:
+        """Hits of the rows at `places`, which rise, by their scores."""
+        k = min(k, len(scores))
+        if k == 0:
+            return []
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]
+        near = np.flatnonzero(scores >= least)
+        best = near[np.lexsort((near, -scores[near]))[:k]]
+        found = self._taken_rows(places[best], ["item", "uri", "meta"])
+        columns = zip(found["item"].tolist(), scores[best].tolist(), found["uri"], found["meta"], strict=True)
+        return [Hit(item, score, uri, _said(meta)) for item, score, uri, meta in columns]
+
+    def _directions(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rows whose vector is not 0, and their vectors at length 1; read once, and again after a commit."""
+        version = self._table.version
+        if self._unit is None or self._unit[0] != version:
+            unit = self.vectors()
+            norms = np.sqrt(np.einsum("ij,ij->i", unit, unit))
+            places = np.flatnonzero(norms > 0)
+            if len(places) < len(unit):
+                unit, norms = unit[places], norms[places]
+            unit /= norms[:, None]
+            self._unit = version, places, unit
+        return self._unit[1:]
+
+    def _taken(self, items: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+        """Columns of items, given by their numbers, which rise.
+
+        Raises:
+            ArgumentError: there is no such item.
+        """
+        n = len(self)
+        if items[0] >= 0 and items[-1] < n:  # where no item was left out, its number is its place
+            found = self._taken_rows(items, ["item", *names])
+            if np.array_equal(found["item"], items):
+                return found
+        stored = np.asarray(self.column("item"))
+        place = np.searchsorted(stored, items)
+        absent = items[(place == n) | (stored[np.minimum(place, n - 1)] != items)]
+        if len(absent):
+            raise ArgumentError(f"item={absent[0]}: expected one of the {n} items of {self.folder}")
+        return self._taken_rows(place, names)
+
+    def _taken_rows(self, places: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
+        """Columns of rows, given by their places in the table, in the order asked for."""
+        wanted, back = np.unique(places, return_inverse=True)
+        table = self._table.take_offsets(wanted.tolist()).select(list({"item", *names})).to_arrow()
+        rising = np.argsort(table["item"].to_numpy())  # the database gives no order for taken rows
+        table = table.take(rising[back])
+        return {name: _values(table[name].combine_chunks()) for name in names}
 
     def _scan(self, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
         yield from self._table.search().select(list(names)).to_batches()
@@ -438,6 +495,17 @@ def _values(column: pa.Array) -> np.ndarray | list[Any]:
 
 def _scalar(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _said(meta: str) -> str:
+    """What stands beside an item, if something does."""
+    if '"caption"' not in meta:
+        return ""
+    try:
+        said = json.loads(meta).get("caption")
+    except (ValueError, AttributeError):
+        return ""
+    return said if isinstance(said, str) else ""
 
 
 def _scores(distances: np.ndarray, metric: str) -> np.ndarray:
