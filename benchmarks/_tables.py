@@ -60,7 +60,7 @@ def median_step(learner, items, training):
             times.append(time.perf_counter())
 
     fit(learner, items, max_steps=TIMED, callbacks=[Clock()], **training)
-    return statistics.median(np.diff(times[4:]))
+    return float(np.median(np.diff(times[4:])))
 
 
 def timed(table):
@@ -78,6 +78,13 @@ def keep_time(table, method, found):
 
 
 def steps_in(minutes, table, method):
+    """How many steps fit.
+
+    Raises:
+        RuntimeError: the method was not timed.
+    """
+    if method not in timed(table):
+        raise RuntimeError(f"{method} was not timed on {table}: call this file with `time` first")
     return max(1, int(minutes * 60 / timed(table)[method]["seconds"]))
 
 

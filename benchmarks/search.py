@@ -72,7 +72,7 @@ def main() -> int:
     parser.add_argument("--queries", type=int, default=20)
     parser.add_argument("--dim", type=int, default=128)
     given = parser.parse_args()
-    texts = list(load_named("ag_news").columns["x"])
+    texts = list(load_named("ag_news").columns["text"])
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as folder:
         run = made_run(Path(folder, "run"), texts, given.n, given.dim)

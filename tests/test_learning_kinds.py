@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 import tacit
+from tacit.catalogue import systems
 from tacit.errors import ArgumentError
+from tacit.planning import plan
+from tacit.settings import LearnSettings
 
 WORDS = {
     "sea": ["waves", "boat", "sail", "harbour", "salt", "fish", "tide"],
@@ -159,3 +162,30 @@ def test_texts_without_a_word_on_how(tmp_path):
     run = tacit.learn(sentences(N), out=str(tmp_path / "run"), verbose=False, max_steps=3)
     assert len(run.items) == N
     assert run.modality == "text"
+
+
+NEEDS = {"dexml": "y", "mw-loss": "document"}
+"""Methods that need a column which no user's data brings by itself."""
+
+
+def test_every_method_of_these_kinds_can_be_asked_for_by_its_name(tmp_path):
+    held = {
+        "text": sentences(N),
+        "audio": write_sounds(tmp_path / "sounds"),
+        "series": walks(),
+        "table": table(),
+        "graph": write_graph(tmp_path / "graph"),
+        "pairs": write_pairs(tmp_path / "pairs"),
+    }
+    sources = {kind: tacit.data.open(data) for kind, data in held.items()}
+    learners = [entry for entry in systems() if entry.kind == "learner" and entry.modality[0] in held]
+    for entry in learners:
+        settings = LearnSettings(data=str(tmp_path), method=entry.id, out=str(tmp_path / "run"), max_steps=1)
+        if entry.id in NEEDS:
+            with pytest.raises(ArgumentError, match=rf"method='{entry.id}'.* needs .*{NEEDS[entry.id]}"):
+                plan(settings, sources[entry.modality[0]]).ready()
+            continue
+        learner, items = plan(settings, sources[entry.modality[0]]).ready()
+        assert set(learner.columns) <= set(items.names), entry.id
+        assert len(items) == N, entry.id
+    assert len(learners) > 15

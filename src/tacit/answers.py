@@ -113,9 +113,10 @@ class Rows:
         return [text_of(row["meta"], row["thumbnail"]) for row in found]
 
     def text_column(self, rows: Sequence[int] | np.ndarray) -> dict[str, list[str]]:
-        """`text` for a table that a person reads; no column where there is no text."""
+        """`text` for a table that a person reads; no column where texts say no more than names."""
         found = self.texts(rows)
-        return {"text": found} if any(found) else {}
+        said = any(text not in ("", self.uris[row]) for text, row in zip(found, rows, strict=True))
+        return {"text": found} if said else {}
 
     def sheet(self, groups: Sequence[Group]) -> Sheet:
         """Contact sheets of these groups where they are pictures; else their texts, if they have any."""
@@ -125,7 +126,7 @@ class Rows:
             return Sheet([], [])
         pictures = self.pictures(rows)
         if pictures is not None:
-            return Sheet(_pictured(groups, pictures), [])
+            return Sheet(_pictured(some, pictures), [])
         texts = self.texts(rows)
         return Sheet([], _listed(some, [self.uris[row] for row in rows], texts) if any(texts) else [])
 

@@ -22,6 +22,7 @@ from tacit.answers import (
 )
 from tacit.errors import expect, unknown
 from tacit.report import find_clusters, name_by_words
+from tacit.report._files import part, read_json
 from tacit.report._points import text_of
 from tacit.report._words import stability_word
 from tacit.store import Items
@@ -95,7 +96,8 @@ def cluster(
     say(f"clustering {counted(len(rows), 'item')} by {method}")
     found = (_kmeans if method == "kmeans" else _cpp)(rows.vectors, None if k == "auto" else int(k), seed)
     n_clusters = int(found.labels.max()) + 1
-    names = name_by_words(found.labels, _texts(run))
+    table = part(read_json(run / "summary.json"), "data").get("modality") == "table"
+    names = name_by_words(found.labels, _texts(run), values=table)
     examples = [_examples(found, number, rows.first) for number in range(n_clusters)]
     sizes = np.bincount(found.labels, minlength=n_clusters)
     titles = [_title(i, names[i], int(size)) for i, size in enumerate(sizes)]

@@ -134,7 +134,7 @@ def embed_run(
     say = print if progress else (lambda text: None)
     for line in source.describe():
         say(line)
-    described = {"system": None, "encoder": getattr(encoder, "config", None), "arguments": {}}
+    described: dict[str, Any] = {"system": None, "encoder": getattr(encoder, "config", None), "arguments": {}}
     if Path(model).is_dir():
         described = read_config(model)["build"]
     config = {

@@ -142,7 +142,7 @@ def by_keywords(
         mean = rows.vectors.mean(axis=0)
         vectors = {word: vector - mean for word, vector in _keyword_vectors(run, words).items()}
         given = {"X": rows.vectors - mean, "word_vectors": vectors}
-        how = f"Lbl2Vec on the run's own vectors and its encoder's of the keywords, less their mean, since the texts {why}"
+        how = f"Lbl2Vec on the run's vectors and its encoder's of the keywords, less their mean, since the texts {why}"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(**given)

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 
 from tacit import catalogue
-from tacit.building import build, closed_form, learner_class, read_columns, wanted_columns
+from tacit.building import (
+    build,
+    closed_form,
+    constructor_arguments,
+    learner_class,
+    read_columns,
+    wanted_columns,
+)
 from tacit.checkpoints import differences, read_config
 from tacit.data import Dataset, Source
 from tacit.data import open as open_data
@@ -21,8 +28,8 @@ from tacit.embedding import embed
 from tacit.errors import DataError, RunError, expect
 from tacit.learner import Learner, encoder_of
 from tacit.nn import encoder as make_encoder
-from tacit.recipes import Change, Machine, Recipe, choose, larger, recipe, with_change
-from tacit.runs import load_encoder
+from tacit.recipes import Change, Machine, Recipe, choose, larger, recipe, usual_methods, with_change
+from tacit.runs import load_encoder, shipped
 from tacit.settings import LearnSettings
 from tacit.training import Callback, fit, held_out_count
 from tacit.views import mirror_changes_meaning, without_flips
@@ -189,6 +196,11 @@ def plan(settings: LearnSettings, source: Source | None = None) -> Plan | Finish
     method, why = settings.method, "you asked for it"
     if method == "auto":
         method, why = choose(description, machine, minutes)
+        if settings.init is not None and "encoder" not in constructor_arguments(learner_class(method)):
+            method, why = (
+                _method_from_weights(description["modality"]),
+                "the best measured one that starts from weights",
+            )
     _expect_no_labels(method)
     given = {name: getattr(settings, name) for name in ("batch_size", "lr", "optimizer", "weight_decay")}
     made = recipe(
@@ -202,7 +214,9 @@ def plan(settings: LearnSettings, source: Source | None = None) -> Plan | Finish
     )
     started_from = _run_encoder(settings)
     if started_from is not None and made.encoder is not None:
-        made = replace(made, encoder={**started_from, "image_size": source.image_size})
+        size = {"image_size": source.image_size} if source.image_size else {}
+        grey = {"in_channels": source.channels} if str(settings.init).startswith("tacit:") else {}
+        made = replace(made, encoder={**started_from, **size, **grey})
     elif settings.image_size is None and source.image_size and _trains_on_cpu(settings, machine):
         reason = "a step costs a CPU as much as the pixels are many; --image-size sets another"
         made = _changed(made, Change("image_size", "the paper's or the pictures' own", CPU_SIZE, reason))
@@ -254,6 +268,12 @@ def _expect_same(folder: Path, saved: Mapping[str, Any], settings: LearnSettings
         )
 
 
+def _method_from_weights(modality: str) -> str:
+    """The first of what auto.json lists for comparisons that takes an encoder."""
+    takes = (name for name in usual_methods(modality) if "encoder" in constructor_arguments(learner_class(name)))
+    return next(takes, "simclr")
+
+
 def _expect_no_labels(method: str) -> None:
     needed = wanted_columns(learner_class(method))
     ok = "y" not in needed
@@ -262,12 +282,14 @@ def _expect_no_labels(method: str) -> None:
 
 
 def _run_encoder(settings: LearnSettings) -> dict[str, Any] | None:
-    """The network of the run that `--init RUN` starts from, unless another model is asked for."""
+    """The network that `--init RUN` or `--init tacit:small` starts from, unless another model is asked for."""
     init = str(settings.init)
     if settings.init is None or settings.model != "auto" or init.endswith(".safetensors"):
         return None
     if init.split(":")[0] in ("timm", "hf"):
         return None
+    if init.startswith("tacit:"):
+        return dict(shipped(init)["encoder"])
     return read_config(init)["build"]["encoder"]
 
 

@@ -173,7 +173,7 @@ def _encoder(
 
 def larger(name: str) -> str:
     """What a GPU takes in the place of the network that is made for a CPU."""
-    if name == "unet":
+    if name == "unet" or modality_of(name) != "image":
         return name
     return "vit-tiny" if name.startswith("vit") else "resnet18"
 

@@ -262,6 +262,25 @@ class Run:
         return made
 
 
+WEIGHTS = Path(__file__).parent / "weights"
+"""Encoders that tacit brings along; README.md there says what they were made from."""
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """What small.json says of `tacit:small`: the encoder's config, how it was trained, the hash of its weights.
+
+    Raises:
+        ArgumentError: there is none of that name.
+
+    >>> shipped("tacit:small")["encoder"]["name"]
+    'resnet18'
+    """
+    place = WEIGHTS / f"{name.partition(':')[2]}.json"
+    if not place.is_file():
+        raise unknown("init", name, [f"tacit:{one.stem}" for one in sorted(WEIGHTS.glob("*.json"))])
+    return json.loads(place.read_text(encoding="utf-8"))
+
+
 def load(path: str | Path, *, encoder: nn.Module | None = None) -> Run:
     """Open a run folder; see `Run`.
 
@@ -281,7 +300,7 @@ def load_encoder(
     """An encoder with weights.
 
     Args:
-        source: a run folder, a .safetensors file, `timm:NAME` or `hf:NAME`.
+        source: a run folder, a .safetensors file, `tacit:small`, `timm:NAME` or `hf:NAME`.
         config: of the encoder to load a file's or run's weights into; a run knows its own.
         image_size: for `timm:` and `hf:`, in place of the model's own.
         given: an encoder of your own to load a run's weights into.
@@ -293,6 +312,11 @@ def load_encoder(
     text = str(source)
     if text.split(":")[0] in ("timm", "hf"):
         return make_encoder(text, **({} if image_size is None else {"image_size": image_size})).eval()
+    if text.startswith("tacit:"):
+        size = {} if image_size is None else {"image_size": image_size}
+        encoder = make_encoder(**(config or shipped(text)["encoder"] | size))
+        state = load_file(WEIGHTS / f"{text.partition(':')[2]}.safetensors")
+        return _filled(encoder, _for_grey(state) if encoder.in_channels == 1 else state, text)
     if text.endswith(".safetensors"):
         expect("init", text, config is not None, "a named encoder to load the file into", "say which: model=...")
         return _filled(make_encoder(**dict(config or {})), _encoder_part(load_file(text)), text)
@@ -310,6 +334,13 @@ def load_encoder(
             )
         return _filled(make_encoder(**(config or wanted)), state, text)
     return _filled(encoder_of(rebuild(described)), state, text)
+
+
+def _for_grey(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights for three channels -> for one, so that a grey picture gives what it gives repeated in three."""
+    grey = dict(state) | {name: state[name][:1] for name in ("mean", "std")}
+    first = {name: value for name, value in state.items() if value.ndim == 4 and value.shape[1] == 3}
+    return grey | {name: value.float().sum(1, keepdim=True) for name, value in first.items()}
 
 
 def _state(run: Path) -> dict[str, Tensor]:
@@ -365,6 +396,8 @@ def _export_onnx(encoder: nn.Module, place: Path) -> None:
 
 
 def _numbers(summary: Mapping[str, Any]) -> list[str]:
+    from tacit.report._words import encoder_name, labelled
+
     lines = []
     health = summary.get("health") or {}
     rank = health.get("effective_rank")
@@ -378,6 +411,10 @@ def _numbers(summary: Mapping[str, Any]) -> list[str]:
             f"neighbours: {views['trained']['value']:.0%} of views are nearest to their original, "
             f"{views['raw']['value']:.0%} by raw input"
         )
+    elif (known := labelled(summary)) is not None:
+        name, trained, best = known
+        against = f", {best[1]['value']:.0%} by {encoder_name(best[0])}" if best else ""
+        lines.append(f"labels: {trained['value']:.0%} right about {name} by the nearest others{against}")
     clusters = summary["clusters"]
     low, high = clusters["range"]
     stability = clusters["stability"]

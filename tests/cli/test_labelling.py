@@ -317,3 +317,62 @@ def test_python_forms_raise_the_documented_errors(run, tmp_path):
     (bare / "config.json").write_text('{"format": 1}')
     with pytest.raises(RunError, match="no vectors"):
         tacit.load(bare).cluster()
+
+
+# Items that are no pictures -------------------------------------------------------------------------------------------
+
+
+def written(run, *, thumbnails=None, captions=None):
+    """The blobs with other thumbnails, or with texts in their place."""
+    write_run(run, pictures=False)
+    columns = {} if thumbnails is None else {"thumbnail": thumbnails}
+    if captions is not None:
+        columns |= {"meta": [json.dumps({"caption": text}) for text in captions]}
+    Items.open(run).update(columns)
+    return run
+
+
+def test_texts_are_shown_as_a_page_and_beside_the_labels(tmp_path, capsys):
+    texts = [f"A {KINDS[i % 3]} & <b>number</b> {i}" for i in range(N)]
+    run = written(tmp_path / "run", thumbnails=[text.encode() for text in texts])
+    suggested = answer(capsys, "suggest", run, "--n", 24)
+    rows = read(suggested["files"][0])
+    assert [row["text"] for row in rows] == [texts[int(row["item"])] for row in rows]
+    page = Path(suggested["sheet"])
+    assert page.name == "contact-sheet.html"
+    assert f"A {KINDS[int(rows[0]['item']) % 3]} &amp; &lt;b&gt;number&lt;/b&gt; {rows[0]['item']}" in page.read_text()
+    with Path(suggested["files"][0]).open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows({**row, "label": KINDS[int(row["item"]) % 3]} for row in rows)
+    labelled = answer(capsys, "label", run, suggested["files"][0])
+    assert labelled["label"] == "label"
+    assert "page shows the 20 most doubtful" in labelled["lines"][-1]
+    assert all(row["text"] == texts[int(row["item"])] for row in read(labelled["files"][2]))
+    clustered = answer(capsys, "cluster", run, "--k", 3)
+    listed = Path(clustered["sheet"]).read_text()
+    assert listed.count("<h2>") == 3
+    report = (run / "report.html").read_text()
+    assert report.count('class="texts"') == 5  # one list of each, three of the clusters
+    assert "<b>number" not in report
+
+
+def test_rows_of_a_table_are_shown_by_their_values(tmp_path, capsys):
+    run = written(tmp_path / "run", captions=[f"height {i}, colour {KINDS[i % 3]}" for i in range(N)])
+    found = answer(capsys, "cluster", run, "--k", 3)
+    assert sorted(name.split()[-1] for name in found["names"]) == sorted(KINDS)
+    assert "height 7, colour bee" in Path(answer(capsys, "suggest", run, "--n", 89)["files"][0]).read_text()
+
+
+@pytest.mark.parametrize("sizes", [[(28, 64), (60, 64)], [(160, 48)], [(64, 64), (30, 9)]])
+def test_pictures_of_unequal_size_share_a_sheet(tmp_path, capsys, sizes):
+    """As spectrograms, sparklines and ego-networks are."""
+    drawn = []
+    for i in range(N):
+        buffer = io.BytesIO()
+        Image.new("RGB", sizes[i % len(sizes)], "navy").save(buffer, "PNG")
+        drawn.append(buffer.getvalue())
+    run = written(tmp_path / "run", thumbnails=drawn, captions=["0.5 s"] * N)
+    for words in (("suggest", run, "--n", 10), ("cluster", run, "--k", 3)):
+        sheet = Image.open(answer(capsys, *words)["sheet"]).convert("RGB")
+        assert sheet.getpixel((8 + 48, 8 + 48)) == (0, 0, 128)

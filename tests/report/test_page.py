@@ -261,7 +261,8 @@ def test_the_map_holds_every_point_where_it_lies(plain, plain_run):
 def test_pictures_on_the_map_are_those_of_their_points(plain, plain_run):
     data, items = plain.map, Items.open(plain_run)
     sheets = [Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))) for uri in data["sheets"]]
-    cell, sprite = data["cell"], unpack(data["sprite"], "<u4")
+    (cell, down), sprite = data["cell"], unpack(data["sprite"], "<u4")
+    assert cell == down == 64
     assert sorted(sprite) == list(range(180))
     for k in range(0, 180, 17):
         left, top = k % 32 * cell, k // 32 * cell

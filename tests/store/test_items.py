@@ -250,3 +250,43 @@ def test_threads_and_pickles_read_the_same(stored):
     for thread in threads:
         thread.join()
     assert answers == [items.search(vectors[7], 5)] * 4
+
+
+def test_search_sees_a_later_commit(tmp_path):
+    items = Items.create(tmp_path, [{"uri": ["a", "b"], "vector": np.eye(2)}])
+    assert items.search([1, 0], 1)[0].uri == "a"
+    items.update({"vector": np.eye(2)[::-1].copy()})
+    assert items.search([1, 0], 1)[0].uri == "b"
+    Items.open(tmp_path).update({"vector": np.eye(2)})
+    assert items.search([1, 0], 1)[0].uri == "a"
+
+
+@pytest.mark.parametrize("limit", [0, 2**29])
+def test_search_in_memory_and_by_the_database_agree(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr("tacit.store._items.IN_MEMORY", limit)
+    chance = np.random.default_rng(0)
+    vectors = chance.normal(size=(50, 4)).astype(np.float32)
+    vectors[7] = 0
+    vectors[20] = 3 * vectors[4]
+    meta = [{"caption": f"text {i}"} if i % 2 else {"caption": 3} for i in range(50)]
+    numbers = np.arange(50) * 3
+    items = Items.create(tmp_path, [{"uri": list(map(str, numbers)), "item": numbers, "vector": vectors, "meta": meta}])
+    hits = items.search(vectors[4], 60)
+    cosines = vectors @ vectors[4] / np.maximum(np.linalg.norm(vectors, axis=1), 1e-9) / np.linalg.norm(vectors[4])
+    assert len(hits) == 49
+    assert {hits[0].item, hits[1].item} == {12, 60}
+    for hit in hits:
+        place = hit.item // 3
+        assert hit.score == pytest.approx(cosines[place], abs=1e-5)
+        assert (hit.uri, hit.text) == (str(hit.item), f"text {place}" if place % 2 else "")
+
+
+def test_best_of_scores(tmp_path):
+    items = Items.create(tmp_path, [{"uri": list("abcd")}])
+    assert [(hit.uri, hit.score) for hit in items.best(np.array([0.1, 0.9, 0.9, 0.5]), 3)] == [
+        ("b", 0.9),
+        ("c", 0.9),
+        ("d", 0.5),
+    ]
+    with pytest.raises(ArgumentError, match="one for each of the 4 items"):
+        items.best(np.zeros(3))

@@ -370,7 +370,7 @@ def kind_of_object(x: Any) -> str | None:
         return _kind_of_array(x)
     if isinstance(x, list | tuple) and x and all(isinstance(one, str) for one in x):
         return None if all(map(_is_path, x[:3])) else "text"
-    if isinstance(x, list | tuple) and x and all(isinstance(one, np.ndarray | Tensor) and one.ndim < 3 for one in x):
+    if isinstance(x, list | tuple) and x and all(map(_is_one_series, x)):
         return "series"
     home = type(x).__module__.partition(".")[0]
     if home in ("pandas", "polars", "pyarrow"):
@@ -384,8 +384,16 @@ def kind_of_object(x: Any) -> str | None:
 def _kind_of_array(x: np.ndarray | Tensor) -> str | None:
     if isinstance(x, np.ndarray) and x.ndim == 1 and x.dtype.kind == "U":
         return "text"
-    floats = x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
-    return "series" if floats and x.ndim == 3 and 0 not in x.shape else None
+    return "series" if _floats(x) and x.ndim == 3 and 0 not in x.shape else None
+
+
+def _floats(x: np.ndarray | Tensor) -> bool:
+    return x.is_floating_point() if isinstance(x, Tensor) else x.dtype.kind == "f"
+
+
+def _is_one_series(x: Any) -> bool:
+    """(time,), or (channels, time) of floats; whole numbers of two dimensions are a picture."""
+    return isinstance(x, np.ndarray | Tensor) and (x.ndim == 1 or (x.ndim == 2 and _floats(x)))
 
 
 def _is_path(text: str) -> bool:

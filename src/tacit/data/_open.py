@@ -187,12 +187,15 @@ def open(
     files that are not images by their names; hidden files are not looked at.
 
     Args:
-        x: a folder with images in it or below; a zip of images; a glob; a list of paths; an image; a .npy or .npz; a
-            parquet, csv or jsonl with a column of image bytes or of paths (relative to the file); `"demo"` or
-            `"demo:digits"`; an array or tensor: images (n, h, w), (n, c, h, w) or (n, h, w, c) of whole numbers or
-            booleans, the last two also of floats from 0 to 1 (as is (n, h, w) with `modality="image"`), with c one of
-            1, 3 and 4 (the fourth is opacity); or points (n, d).
-        modality: image or points, where the rules would say otherwise.
+        x: a folder with images (texts, sounds) in it or below, those of most files, images in a tie; a zip of them; a
+            glob; a list of paths; an image; a sound; a .npy or .npz; a text file, each line a text; a parquet, csv or
+            jsonl with a column of bytes or of paths (relative to the file) of images or sounds, with texts, with
+            columns source and target (a graph), with id, time and value (series), or of numbers and categories (a
+            table); whatever `read_series` and `read_graph` take; a data frame; a list of texts; a networkx graph;
+            `"demo"` or `"demo:digits"`; an array or tensor: images (n, h, w), (n, c, h, w) or (n, h, w, c) of whole
+            numbers or booleans, the last two also of floats from 0 to 1 (as is (n, h, w) with `modality="image"`),
+            with c one of 1, 3 and 4 (the fourth is opacity); series (n, channels, time) of floats; or points (n, d).
+        modality: what it is, where the rules would say otherwise; pairs are images with captions.
         image_size: side in pixels to learn at, at most 256. If None, it is that of 32, 64 and 96 which is nearest to
             the median of the shorter sides.
         labels: where to look for labels: `"folder"` (the folders that images lie in), the name of a column, `"none"`,

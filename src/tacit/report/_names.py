@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ def name_by_words(labels: NDArray[np.integer], texts: Sequence[str], *, values: 
     Args:
         labels: (n,) from 0 on.
         texts: n, "" where there is none.
-        values: the texts are rows of a table, as `name value, name value`: each of these counts as a word.
+        values: the texts are rows of a table, as `name value, name value`: each that is no number counts as a word.
 
     >>> name_by_words(np.array([0, 0, 1, 1]), ["a red car", "red cars, car", "blue sea", "the sea"])
     ['car, red', 'sea']
@@ -31,7 +33,9 @@ def name_by_words(labels: NDArray[np.integer], texts: Sequence[str], *, values: 
     n_clusters = int(labels.max()) + 1
     if 2 * sum(map(bool, texts)) < len(texts):
         return [""] * n_clusters
-    kind = {"analyzer": _values} if values else {"stop_words": "english", "token_pattern": r"(?u)\b[^\W\d_]{3,}\b"}
+    kind: dict[str, Any] = (
+        {"analyzer": _values} if values else {"stop_words": "english", "token_pattern": r"(?u)\b[^\W\d_]{3,}\b"}
+    )
     counter = CountVectorizer(binary=True, min_df=2, **kind)
     try:
         holds = counter.fit_transform(texts)
@@ -49,5 +53,6 @@ def name_by_words(labels: NDArray[np.integer], texts: Sequence[str], *, values: 
 
 
 def _values(row: str) -> list[str]:
-    """The values of a row with their names, without the last where it was cut."""
-    return row.split(", ")[: -1 if row.endswith("...") else None]
+    """The values of a row with their names, without numbers, and without the last where it was cut."""
+    parts = row.split(", ")[: -1 if row.endswith("...") else None]
+    return [part for part in parts if not re.search(r" -?[\d.]+[kMG]?$", part)]

@@ -147,7 +147,8 @@ def view(run: Run, items: Items, budget: Budget) -> dict[str, Any]:
     named += [
         item for example in examples for item in (example["item"], *(near["item"] for near in example["neighbours"]))
     ]
-    gallery = Gallery(items, named, pictures=budget.sprites > 0)
+    noun = words.noun(summary)
+    gallery = Gallery(items, named, noun, pictures=budget.sprites > 0)
     if gallery.texts:
         sheets = [{**sheet, "items": sheet["items"][:TEXTS]} for sheet in sheets]
         examples = [{**one, "neighbours": one["neighbours"][:TEXT_NEIGHBOURS]} for one in examples]
@@ -156,11 +157,11 @@ def view(run: Run, items: Items, budget: Budget) -> dict[str, Any]:
     map_data = points(
         items,
         budget.sprites,
-        names={sheet["cluster"]: sheet["words"] for sheet in sheets},
+        noun=noun,
+        names={sheet["cluster"]: words.excerpt(sheet["words"], 48) for sheet in sheets},
         texts=budget.sprites > 0,
         whole=not image,
     )
-    noun = words.noun(summary)
     return {
         "made": words.moment(summary["made"]) if summary.get("made") else "",
         "title": words.tidy(summary.get("title") or run.folder.resolve().name, 160),
@@ -211,12 +212,12 @@ class Gallery:
         layout: how pictures that are to be seen whole are laid out; "" where there are none.
     """
 
-    def __init__(self, items: Items, named: Iterable[object], *, pictures: bool) -> None:
+    def __init__(self, items: Items, named: Iterable[object], noun: str, *, pictures: bool) -> None:
         known = set(items.column("item").tolist())  # type: ignore[union-attr]
         wanted = sorted({item for item in named if isinstance(item, int)} & known)
         columns = ["item", "uri", "thumbnail"] if pictures else ["item", "uri"]
         rows = items.rows(wanted, columns)
-        self._shown = {row["item"]: _picture(row) for row in rows}
+        self._shown = {row["item"]: _picture(row, noun) for row in rows}
         shown = self._shown.values()
         self.texts = 2 * sum(one["src"] is None and bool(one["text"]) for one in shown) > len(shown)
         sizes = [size for row in rows if (size := size_of(row.get("thumbnail", b"")))]
@@ -263,13 +264,13 @@ def write_whole(path: Path, content: bytes) -> Path:
     return path
 
 
-def _picture(row: Mapping[str, Any]) -> dict[str, Any]:
+def _picture(row: Mapping[str, Any], noun: str) -> dict[str, Any]:
     thumbnail = row.get("thumbnail", b"")
     text = snippet(thumbnail)
     width, height = size_of(thumbnail) or (64, 64)
     return {
         "item": row["item"],
-        "name": words.file_name(row["uri"]) or f"item {row['item']}",
+        "name": words.item_name(row["uri"], noun) or f"{noun} {row['item']}",
         "full": words.tidy(row["uri"], 300),
         "src": data_uri(thumbnail),
         "width": width,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tacit.report._pictures import even_sample, sheets, snippet
-from tacit.report._words import excerpt, figure, file_name, tidy
+from tacit.report._words import excerpt, figure, item_name, tidy
 from tacit.store import Items
 
 POINTS = 500_000
@@ -28,6 +28,7 @@ def points(
     items: Items,
     sprites: int,
     *,
+    noun: str = "item",
     names: Mapping[int, str] | None = None,
     texts: bool = True,
     whole: bool = False,
@@ -40,6 +41,7 @@ def points(
     Args:
         items: the run's.
         sprites: at most so many pictures; 0 leaves pictures out.
+        noun: what one item is called.
         names: of clusters, by number.
         texts: whether to say the beginning of each item's text, where it has one and they fit.
         whole: whether pictures keep their shape, or fill a square.
@@ -61,7 +63,7 @@ def points(
         "x": _packed(x, "<u2"),
         "y": _packed(y, "<u2"),
         "item": _packed(number, "<i4"),
-        "names": _names(items, shown),
+        "names": _names(items, shown, noun),
         "texts": _texts(items, shown) if texts else None,
         "colours": _colourings(items, shown, names or {}),
         "sheets": [],
@@ -127,13 +129,13 @@ def _packed(values: np.ndarray, kind: str) -> str:
     return base64.b64encode(np.ascontiguousarray(values).astype(kind).tobytes()).decode()
 
 
-def _names(items: Items, shown: np.ndarray) -> list[str] | None:
+def _names(items: Items, shown: np.ndarray, noun: str) -> list[str] | None:
     """A short name of each point; None where there are too many for names to fit."""
     length = min(80, NAMES_BYTES // len(shown))
     if length < 12:
         return None
     names = items.column("uri")
-    return [file_name(names[i], length) for i in shown]
+    return [item_name(names[i], noun, length) for i in shown]
 
 
 def _texts(items: Items, shown: np.ndarray) -> list[str] | None:

@@ -106,6 +106,16 @@ def several(noun: str) -> str:
     return PLURALS.get(noun, f"{noun}s")
 
 
+def item_name(uri: str, noun: str, length: int = 44) -> str:
+    """The file name of an item; of one that has a number alone, the number with what it is.
+
+    >>> item_name("birds/7.wav", "sound"), item_name("7", "series")
+    ('7.wav', 'series 7')
+    """
+    name = file_name(uri, length)
+    return f"{noun} {name}" if name.isdecimal() else name
+
+
 def figure(value: object, digits: int = 3) -> str:
     """A number at `digits` significant digits, whole ones in full with thousands marked; a dash for what is none.
 
