@@ -17,9 +17,9 @@ from tacit.naming import _keyword_vectors, texts_again
 from tacit.store import Items
 
 TOPICS = {
-    "sport": "game team coach season goal player match win".split(),
-    "money": "bank stock market price profit bond share trade".split(),
-    "sea": "wave ship fish water island sail deep blue".split(),
+    "sport": ["game", "team", "coach", "season", "goal", "player", "match", "win"],
+    "money": ["bank", "stock", "market", "price", "profit", "bond", "share", "trade"],
+    "sea": ["wave", "ship", "fish", "water", "island", "sail", "deep", "blue"],
 }
 
 

@@ -22,6 +22,7 @@ from tacit.building import (
 )
 from tacit.errors import expect
 from tacit.learner import Learner
+from tacit.nn import modality_of
 
 TRAINING = ("batch_size", "lr", "optimizer", "weight_decay", "momentum", "betas", "warmup", "schedule", "clip", "parts")
 """Words of `settings` that `fit` takes; the others are the constructor's, `model`, or a length."""

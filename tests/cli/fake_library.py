@@ -13,7 +13,7 @@ from pathlib import Path
 from tacit.errors import RunError, TrainingError
 from tacit.progress import ProgressBar
 
-Hit = namedtuple("Hit", "item uri score")
+Hit = namedtuple("Hit", "item uri score text", defaults=[""])
 Group = namedtuple("Group", "items uris similarity exact")
 CALLS = []
 
@@ -47,6 +47,10 @@ class Run:
 
     def search(self, query, k):
         CALLS.append(("search", query, k))
+        if query == "cats at night":
+            return [
+                Hit(number, f"{'notes/' * number}{number}.txt", 0.5, "the cat\nsleeps " * 20) for number in range(k)
+            ]
         return [Hit(number, f"photos/{'long name ' * 12}{number}.jpg", 0.9 - number / 100) for number in range(k)]
 
     def duplicates(self):

@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 import yaml
@@ -125,6 +126,31 @@ def test_search_prints_score_and_whole_path(library, capsys):
     assert rows == [[f"{hit.score:.3f}", hit.uri] for hit in library.Run("run").search("q.jpg", 3)]
 
 
+def test_search_by_the_number_of_an_item(library, capsys):
+    assert main(["search", "run", "--item", "12", "-k", "2", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert called(library, "search") == ("search", 12, 2)
+    assert answer["query"] == 12
+    assert [list(hit) for hit in answer["hits"]] == [["item", "uri", "score", "text"]] * 2
+
+
+def test_hits_with_texts_are_one_line_each(library, capsys, monkeypatch):
+    assert main(["search", "run", "cats at night", "-k", "4"]) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    whole = " ".join(["the cat sleeps"] * 20)
+    assert rows == [["0.500", f"{'notes/' * number}{number}.txt", whole] for number in range(4)]  # a pipe cuts nothing
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    assert main(["search", "run", "cats at night", "-k", "9"]) == 0
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 10
+    assert all(len(line) <= 60 for line in lines)
+    assert lines[1].split()[:2] == ["0.500", "0.txt"]
+    assert "the cat sleeps the cat" in lines[1]
+    assert "otes/8.txt" in lines[9]
+
+
 def test_duplicates_are_grouped(library, capsys):
     assert main(["search", "run", "--duplicates"]) == 0
     said = capsys.readouterr().out
@@ -163,8 +189,11 @@ def test_systems_by_area_and_modality(capsys):
         ("learn full-disk", "No space left on device: run/model.safetensors; make room"),
         ("lern demo", "there is no command 'lern'; did you mean 'learn'?"),
         ("--json learn demo", "--json: expected after the command"),
-        ("search run", "expected either a picture or --duplicates"),
-        ("search run q.jpg --duplicates", "expected either a picture or --duplicates"),
+        ("search run", "search=None: expected one of QUERY, --item and --duplicates; try: tacit search run"),
+        ("search run q.jpg --duplicates", "search='QUERY and --duplicates': expected one of"),
+        ("search run q.jpg --item 3", "search='QUERY and --item': expected one of"),
+        ("search run --item x", "item='x': expected the number of an item"),
+        ("search run --item -1", "item=-1: expected the number of an item"),
         ("search run q.jpg -k 0", "k=0: expected a whole number"),
         ("search run q.jpg -k x", "k='x': expected a whole number"),
         ("search nowhere q.jpg", "run='nowhere': expected a folder"),

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ROOMY = 110
 """Columns from which a table has room for everything."""
+GAP = 2
+"""Between two columns of a table."""
 
 
 def note(line: str) -> None:
@@ -87,15 +89,15 @@ def hits(found: Sequence[Hit]) -> None:
 
 
 def _in_one_line(cells: tuple[str, str, str], width: int) -> tuple[str, str, str]:
-    """The end of a long path, in at most two fifths of the width; and as much of the text as there is room for.
+    """The end of a long path, in at most a third of the width; and as much of the text as there is room for.
 
-    >>> _in_one_line(("0.912", "folder/name.txt", "once upon a time in the west"), 40)
+    >>> _in_one_line(("0.912", "folder/name.txt", "once upon a time in the west"), 42)
     ('0.912', '…der/name.txt', 'once upon a time in…')
     """
     score, uri, text = cells
-    room = max(8, 2 * width // 5 - len(score) // 2 - 1)
+    room = max(8, width // 3 - 1)
     uri = uri if len(uri) <= room else "…" + uri[1 - room :]
-    rest = max(8, width - len(score) - room - 2)
+    rest = max(8, width - len(score) - room - 2 * GAP)
     return score, uri, text if len(text) <= rest else text[: rest - 1].rstrip() + "…"
 
 
