@@ -9,7 +9,7 @@ from PIL import Image
 
 import tacit
 from tacit.catalogue import systems
-from tacit.errors import ArgumentError
+from tacit.errors import ArgumentError, DataError
 from tacit.planning import plan
 from tacit.settings import LearnSettings
 
@@ -154,7 +154,7 @@ def test_pairs(tmp_path):
     assert run.embed(str(folder)).shape == (N, run.encoder.dim)
     for text in folder.glob("*.txt"):
         text.unlink()
-    with pytest.raises(ArgumentError, match="data with captions"):
+    with pytest.raises(DataError, match="no image with a caption"):
         tacit.learn(folder, out=str(tmp_path / "no"), method="clip", verbose=False, **STEPS)
 
 

@@ -115,13 +115,15 @@ class Plan:
         """The learner, what it reads items by fitted to them, and the items as it reads them."""
         learner, source = self.learner(), self.source
         fitted = self.settings.init is not None  # weights belong to the vocabulary they were trained with
-        columns = read_columns(learner, source.columns(), fitted=fitted)
-        missing = sorted(set(wanted_columns(type(learner))) - {*columns, "index"})
-        what = "data with captions" if "text" in missing else f"data with {', '.join(missing)}"
-        expect("method", self.recipe.method, not missing, f"one for {source.modality} data", f"this one needs {what}")
-        if set(columns) == {"x"} and source.texts is None:
+        wanted = set(wanted_columns(type(learner)))
+        raw = source.pairs() if {"image", "text"} <= wanted else source.columns()
+        columns = read_columns(learner, raw, fitted=fitted)
+        needs = ", ".join(sorted(wanted - {*columns, "index"}))
+        remedy = f"this one needs data with {needs}"
+        expect("method", self.recipe.method, not needs, f"one for {source.modality} data", remedy)
+        if raw.keys() == {"x"}:
             return learner, source.dataset
-        tensors = {name: rows for name, rows in columns.items() if not isinstance(rows, list)}
+        tensors = {name: rows for name, rows in columns.items() if not isinstance(rows, list)}  # texts stay behind
         return learner, Dataset(tensors, modality=source.modality, fingerprint=source.dataset.fingerprint)
 
     def lines(self) -> list[str]:

@@ -128,7 +128,7 @@ def recipe(
     chosen = {name: value for name, value in preset.items() if name in taken} | asked
     changes = _changes(kind, {**preset, **chosen, **training}, {**given, **asked})
     limits = {
-        "n_components": (min(n, _columns(description)), "no more directions than items or columns"),
+        "n_components": (min(max(n // 4, 1), _columns(description)), "four items at least for each direction"),
         "queue_size": (max(n // 2, 1), "else items would meet their own older keys"),
         "n_prototypes": (max(n, 2), f"{n:,} items cannot use more of them evenly"),
         "n_words": (max(n, 2), f"{n:,} items give no more of them"),

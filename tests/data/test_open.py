@@ -192,7 +192,7 @@ def test_pairs_are_images_with_captions(tmp_path):
     (tmp_path / "a.txt").write_text("an apple")
     source = data.open(tmp_path, modality="pairs")
     assert source.captions == ["an apple", None]
-    assert set(source.columns()) == {"x", "image", "text"}
+    assert set(source.pairs()) == {"image", "text"}
 
 
 def test_what_is_not_there(tmp_path, monkeypatch):

@@ -182,6 +182,11 @@ def test_without_views_the_labels_tell_whether_it_sees_more_than_the_raw_input(m
 
 
 def test_rows_of_tables_are_named_by_their_categories():
-    rows = ["age 29, job clerk, town Ulm", "age 31, job clerk, town Bonn", "age 29, job cook, town Ulm", "age 44, jo..."]
+    rows = [
+        "age 29, job clerk, town Ulm",
+        "age 31, job clerk, town Bonn",
+        "age 29, job cook, town Ulm",
+        "age 44, jo...",
+    ]
     rows += ["age 50, job cook, town Bonn"]
     assert name_by_words(np.array([0, 0, 1, 1, 1]), rows, values=True) == ["job clerk, town Bonn, town Ulm", "job cook"]

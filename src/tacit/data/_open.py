@@ -105,12 +105,24 @@ class Source:
 
     def columns(self) -> dict[str, Any]:
         """What `building.read_columns` makes a learner's columns of: arrays, and texts as they are."""
-        columns: dict[str, Any] = {"x": self.dataset["x"]} if "x" in self.dataset else {}
-        if self.texts is not None:
-            return {**columns, "text": self.texts}
-        if self.captions is not None and self.modality == "image":
-            return {**columns, "image": self.dataset["x"], "text": [caption or "" for caption in self.captions]}
-        return columns
+        return {"x": self.dataset["x"]} if self.texts is None else {"text": self.texts}
+
+    def pairs(self) -> dict[str, Any]:
+        """The images that have a caption, and their captions, for a method that reads both.
+
+        Raises:
+            DataError: there are none.
+        """
+        captions = self.captions if self.modality == "image" else None
+        there = [number for number, caption in enumerate(captions or []) if caption]
+        if not there:
+            raise DataError(
+                f"{self.where}: no image with a caption; expected a .txt beside each, or a column text or caption"
+            )
+        return {
+            "image": self.dataset["x"].select(np.array(there)),
+            "text": [caption for caption in captions or [] if caption],
+        }
 
     @property
     def description(self) -> dict[str, Any]:
