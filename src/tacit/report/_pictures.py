@@ -6,6 +6,7 @@ import base64
 import io
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -80,9 +81,8 @@ def sheets(
         sheet = Image.new("RGB", (min(len(part), SHEET_COLUMNS) * cell[0], rows * cell[1]), "white")
         for i, one in enumerate(part):
             place = (i % SHEET_COLUMNS * cell[0], i // SHEET_COLUMNS * cell[1])
-            sheet.paste(
-                ImageOps.pad(one, cell, color=one.getpixel((0, 0))) if whole else ImageOps.fit(one, cell), place
-            )
+            corner: Any = one.getpixel((0, 0))
+            sheet.paste(ImageOps.pad(one, cell, color=corner) if whole else ImageOps.fit(one, cell), place)
         buffer = io.BytesIO()
         sheet.save(buffer, "JPEG", quality=quality, optimize=True)
         uris.append(f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}")
