@@ -56,7 +56,7 @@ from tacit.recipes import Machine, recipe
 from tacit.training import fit
 
 RESULTS, DOCS = HERE / "kinds.jsonl", HERE.parent / "docs"
-MINUTES, SHORTER = 2, 1 / 3
+MINUTES, SHORTER = 1, 1 / 4
 """Of training: on the first set of a kind, which decides, and on its others."""
 N = 10_000
 """Items of a split, at most."""

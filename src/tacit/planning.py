@@ -117,6 +117,8 @@ class Plan:
         fitted = self.settings.init is not None  # weights belong to the vocabulary they were trained with
         wanted = set(wanted_columns(type(learner)))
         raw = source.pairs() if {"image", "text"} <= wanted else source.columns()
+        if "image" in wanted - raw.keys() and source.modality == "image":
+            raw = {"image": raw["x"]}  # of a method for pairs that reads the images alone
         columns = read_columns(learner, raw, fitted=fitted)
         needs = ", ".join(sorted(wanted - {*columns, "index"}))
         remedy = f"this one needs data with {needs}"
