@@ -135,7 +135,7 @@ def embed_run(
     for line in source.describe():
         say(line)
     described: dict[str, Any] = {"system": None, "encoder": getattr(encoder, "config", None), "arguments": {}}
-    if Path(model).is_dir():
+    if (Path(model) / "summary.json").exists():
         described = read_config(model)["build"]
     config = {
         "build": described,

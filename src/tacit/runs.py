@@ -19,7 +19,9 @@ from tacit.checkpoints import read_config, save_tensors
 from tacit.embedding import embed, evaluating
 from tacit.errors import ArgumentError, MissingExtra, RunError, expect, unknown
 from tacit.learner import HOLDERS, encoder_of, load_state
+from tacit.nn import ImageEncoder, ItemEncoder
 from tacit.nn import encoder as make_encoder
+from tacit.publishing import push, write_folder
 from tacit.querying import Joint, vector_of
 
 if TYPE_CHECKING:
@@ -232,16 +234,23 @@ class Run:
         """Write the encoder alone.
 
         Args:
-            to: `safetensors`, with what rebuilds it in the file's metadata, or `onnx` (input: float images in [0, 1],
-                (n, channels, size, size), normalisation included; any n).
-            path: of the file; in the run folder if left out.
+            to: `safetensors`, the weights alone; `folder`, weights, config and card, which `tacit embed` and
+                `from_pretrained` load again; or, of images, `onnx` (input: float images in [0, 1], (n, channels, size,
+                size), normalisation included; any n).
+            path: of the file or folder; in the run folder if left out.
 
         Raises:
+            ArgumentError: `onnx` of an encoder that reads no images.
             MissingExtra: onnx is not installed.
             RunError: the file exists already.
         """
-        if to not in ("safetensors", "onnx"):
-            raise unknown("to", to, ("safetensors", "onnx"))
+        if to not in EXPORTS:
+            raise unknown("to", to, EXPORTS)
+        reads = getattr(self.encoder, "modality", "image")
+        remedy = f"an encoder of {reads} data prepares it by what it has fitted, which ONNX does not hold"
+        expect("to", to, to != "onnx" or reads == "image", "safetensors or folder", remedy)
+        if to == "folder":
+            return write_folder(self.encoder, Path(path or self.folder / "encoder"), self._facts())
         place = Path(path) if path is not None else self.folder / f"encoder.{to}"
         if place.exists() and path is not None:
             raise RunError(f"path={str(place)!r} exists; give another, nothing is overwritten")
@@ -252,8 +261,17 @@ class Run:
         return place
 
     def push_to_hub(self, name: str, **options: Any) -> Any:
-        """Publish the encoder on the Hugging Face hub, as `user/name`."""
-        return self.encoder.push_to_hub(name, **options)  # type: ignore[operator]
+        """Publish the encoder on the Hugging Face hub, as `user/name`; options: `tacit.publishing.push`'s."""
+        return push(self.encoder, name, self._facts(), **options)
+
+    def _facts(self) -> dict[str, Any]:
+        """What the card of the encoder says of the run."""
+        made = self.config.get("made", {}).get("description", {})
+        return {
+            "method": self.config.get("build", {}).get("system"),
+            "learned from": f"{made['n']:,} items, no label" if made.get("n") else None,
+            "steps": self.config.get("steps"),
+        }
 
     def _shown(self, made: Made) -> Made:
         """The report with what was made in the run's folder; a run of `tacit.fit`, without summary, has none."""
@@ -261,6 +279,8 @@ class Run:
             self.report()
         return made
 
+
+EXPORTS = ("safetensors", "onnx", "folder")
 
 WEIGHTS = Path(__file__).parent / "weights"
 """Encoders that tacit brings along; README.md there says what they were made from."""
@@ -300,7 +320,8 @@ def load_encoder(
     """An encoder with weights.
 
     Args:
-        source: a run folder, a .safetensors file, `tacit:small`, `timm:NAME` or `hf:NAME`.
+        source: a run folder, a folder or `hub:USER/NAME` that holds an exported encoder, a .safetensors file,
+            `tacit:small`, `timm:NAME` or `hf:NAME`.
         config: of the encoder to load a file's or run's weights into; a run knows its own.
         image_size: for `timm:` and `hf:`, in place of the model's own.
         given: an encoder of your own to load a run's weights into.
@@ -312,6 +333,8 @@ def load_encoder(
     text = str(source)
     if text.split(":")[0] in ("timm", "hf"):
         return make_encoder(text, **({} if image_size is None else {"image_size": image_size})).eval()
+    if text.startswith("hub:") or _is_exported(Path(text)):
+        return _exported(text.removeprefix("hub:"))
     if text.startswith("tacit:"):
         size = {} if image_size is None else {"image_size": image_size}
         encoder = make_encoder(**(config or shipped(text)["encoder"] | size))
@@ -334,6 +357,20 @@ def load_encoder(
             )
         return _filled(make_encoder(**(config or wanted)), state, text)
     return _filled(encoder_of(rebuild(described)), state, text)
+
+
+def _is_exported(folder: Path) -> bool:
+    """Whether it is what `export(to="folder")` wrote, and no run."""
+    place = folder / "config.json"
+    return place.is_file() and json.loads(place.read_text(encoding="utf-8")).get("library") == "tacit"
+
+
+def _exported(source: str) -> nn.Module:
+    from tacit.nn import modality_of, read_pretrained_config
+
+    name = read_pretrained_config(source)["name"]
+    family = ImageEncoder if modality_of(name) == "image" else ItemEncoder
+    return family.from_pretrained(source)
 
 
 def _for_grey(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

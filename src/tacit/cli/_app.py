@@ -20,7 +20,7 @@ from tacit.cli._options import scalar, settings_given, takes_settings
 from tacit.errors import ArgumentError, expect, unknown
 from tacit.settings import GROUPS, LearnSettings, extra_of
 
-EXPORTS = ("safetensors", "onnx")
+EXPORTS = ("safetensors", "onnx", "folder", "hub")
 FIELDS = LearnSettings.model_fields
 LEARN = [name for group in GROUPS for name in FIELDS if extra_of(FIELDS[name])["group"] == group and name != "data"]
 RESOLVED = ("batch_size", "lr", "optimizer", "weight_decay", "precision")
@@ -288,23 +288,33 @@ def report(
     _answer_with_path("report", path, as_json)
 
 
-@app.command(epilog=_examples("tacit export run/ --to onnx", "tacit export run/ --out encoder.safetensors"))
+@app.command(
+    epilog=_examples(
+        "tacit export run/ --to onnx",
+        "tacit export run/ --to folder --out encoder/",
+        "tacit export run/ --to hub --out me/photos",
+    )
+)
 def export(
     run: RunFolder,
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="safetensors or onnx.")] = "safetensors",
+    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help=f"{', '.join(EXPORTS)}.")] = "safetensors",
     out: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("--out", "-o", metavar="FILE", help="File to write; in the run's folder if left out."),
+        typer.Option(
+            "--out", "-o", metavar="PLACE", help="File or folder; in the run's folder if left out. For hub: USER/NAME."
+        ),
     ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Write the encoder of a run as a file for other programs."""
+    """Write the encoder of a run for other programs, or with its card for others to use; or upload it to the hub."""
     if to not in EXPORTS:
         raise unknown("to", to, EXPORTS)
+    expect("out", out, to != "hub" or bool(out), "USER/NAME on the Hugging Face hub")
     with show.aside(as_json):
-        path = _load(run, threads).export(to=to, path=out)
-    _answer_with_path("path", path, as_json)
+        loaded = _load(run, threads)
+        place = loaded.push_to_hub(str(out)) if to == "hub" else loaded.export(to=to, path=out)
+    _answer_with_path("path", place, as_json)
 
 
 for _command, _shown in _labelling.COMMANDS.items():

@@ -13,7 +13,7 @@ from tacit.nn._diffusion import Diffusion
 from tacit.nn._dino_head import DINOHead
 from tacit.nn._distributed import gather, rank, world_size
 from tacit.nn._encoder import ImageEncoder
-from tacit.nn._encoders import encoder, encoder_arguments, modality_of
+from tacit.nn._encoders import encoder, encoder_arguments, modality_of, read_pretrained_config
 from tacit.nn._energies import ClassifierEnergy, Energy, LikenessEnergy, MeasurementEnergy
 from tacit.nn._graph import GIN, GraphEncoder
 from tacit.nn._graph_features import GraphFeaturesEncoder, node_profiles
@@ -117,6 +117,7 @@ __all__ = [
     "perplexity",
     "random_masks",
     "rank",
+    "read_pretrained_config",
     "relaxed_sort",
     "relaxed_top_k",
     "rising",

@@ -8,6 +8,7 @@ from typing import Any
 
 from tacit.errors import unknown
 from tacit.nn import _build as images
+from tacit.nn import _hub
 from tacit.nn import _ssm  # noqa: F401  # enters its body in TEXT
 from tacit.nn._audio import AudioCNN, AudioConv, AudioTransformer, LogMelStatistics
 from tacit.nn._graph import GIN
@@ -74,6 +75,15 @@ def encoder(name: str, **config: Any) -> Any:
 def encoder_arguments(name: str) -> set[str]:
     """What `encoder` takes beside this name."""
     return set(inspect.signature(_class_of(name)).parameters) - SAID
+
+
+def read_pretrained_config(source: str, **download: Any) -> dict[str, Any]:
+    """What config.json of an exported encoder names, in a folder or on the hub.
+
+    Raises:
+        DataError: there is none, or it is another library's.
+    """
+    return _hub._read_config(_hub._file(source, "config.json", download))
 
 
 def modality_of(name: str) -> str:
