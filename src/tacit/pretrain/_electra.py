@@ -65,7 +65,7 @@ class Electra(Learner):
             "warmup": 0.01,
             "generator_width": 0.25,
         },
-        "small": {"optimizer": "adamw", "lr": 2e-3, "batch_size": 128, "weight_decay": 0.01, "warmup": 0.1},
+        "small": {"optimizer": "adamw", "lr": 5e-4, "batch_size": 128, "weight_decay": 0.01, "warmup": 0.1},
         "search": {"mask": [0.15, 0.25], "discriminator_weight": [10.0, 50.0]},
     }
     smallest_batch: ClassVar[int] = 1
