@@ -238,7 +238,11 @@ def labelled_digits(part: Part) -> Part:
 )
 def more_efficient_than_predicting_words(bench: Bench) -> Comparison:
     """Zero-shot accuracy on pairs of character and colour that never occur in training, among all 80 pairs; equal
-    images, captions, steps and image encoders."""
+    images, captions, steps and image encoders.
+
+    The size of the effect is that of the question: predicting words learns which words never come together, and is
+    then below chance on just these pairs. On pairs that occur it is as accurate as CLIP (94 % each, one look).
+    """
     pairs, names = glyph_pairs(bench), glyph_names("pair", GLYPHS)
 
     def both(trial: Trial) -> tuple[float, float]:
