@@ -19,7 +19,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "metric",
             "multimodal",
         ),
-        *("pretrain", "restore", "robust", "transfer"),
+        *("pretrain", "restore", "robust", "theory", "transfer", "unlearn"),
         *("claims", "data", "errors", "evaluate", "losses", "nn", "views"),
     ],
     submod_attrs={

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tacit.naming import Named
     from tacit.store import Hit, Items
     from tacit.suggesting import Suggested
+    from tacit.unlearning import Unlearned
 
     Made = TypeVar("Made", bound=Answer | Pictures)
 
@@ -229,6 +230,12 @@ class Run:
         from tacit.grouping import cluster
 
         return self._shown(cluster(self.folder, k, **options))
+
+    def unlearn(self, items: str | Path | Sequence[str | int], **options: Any) -> Unlearned:
+        """Write a new run without some items and their influence, and an audit; options: `tacit.unlearning`'s."""
+        from tacit.unlearning import unlearn
+
+        return unlearn(self, items, **options)
 
     def export(self, to: str = "safetensors", path: str | Path | None = None) -> Path:
         """Write the encoder alone.

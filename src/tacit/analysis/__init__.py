@@ -6,5 +6,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "_augs_vs_algorithms": ["FactorStudy", "SSLTemplate", "factor_study"],
+        "_facial_pretraining_study": ["PretrainingScores", "pretraining_bench"],
+        "_feature_complexity": ["FeatureComplexity", "feature_complexity", "feature_importance", "usable_information"],
+        "_mp_sae": ["MatchingPursuitSAE", "SparseAutoencoder", "atom_recovery", "concept_tree", "matching_pursuit"],
     },
 )

@@ -13,7 +13,7 @@ import yaml
 
 from tacit import catalogue
 from tacit._version import __version__
-from tacit.cli import _claims, _generate, _labelling
+from tacit.cli import _claims, _generate, _labelling, _unlearn
 from tacit.cli import _show as show
 from tacit.cli._machine import get_ready
 from tacit.cli._options import scalar, settings_given, takes_settings
@@ -321,6 +321,7 @@ for _command, _shown in _labelling.COMMANDS.items():
     app.command(epilog=_examples(*_shown))(_command)
 app.command(epilog=_examples(*_generate.GENERATE_EXAMPLES))(_generate.generate)
 app.command(epilog=_examples(*_generate.RESTORE_EXAMPLES))(_generate.restore)
+app.command(epilog=_examples(*_unlearn.EXAMPLES))(_unlearn.unlearn)
 
 
 @app.command(epilog=_examples("tacit systems --area pretrain", "tacit systems --modality image --json"))

@@ -6,5 +6,6 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "_ift_hyperopt": ["ImplicitDifferentiation", "WeightDecay", "hypergradient"],
+        "_pass_dataset": ["Exclusion", "exclude"],
     },
 )

@@ -12,6 +12,14 @@ from tacit.data._glyphs import FONTS, glyphs
 from tacit.data._graph_files import Graphs, read_graph
 from tacit.data._graphs import Graph, ego_networks, ego_png, pack_graphs, reduce_features, whole_graphs
 from tacit.data._images import read_image
+from tacit.data._label_noise import (
+    CIFAR10_MISTAKES,
+    asymmetric_noise,
+    human_labels,
+    instance_noise,
+    open_set_noise,
+    symmetric_noise,
+)
 from tacit.data._ledger import Ledger, Use
 from tacit.data._listops import listops
 from tacit.data._named import drawn_order, load_named, named, names, resize
@@ -25,6 +33,7 @@ from tacit.data._structural_graphs import structural_graphs
 from tacit.data._toys import fractals, gaussian_mixture, shapes, signals, two_view_latents
 
 __all__ = [
+    "CIFAR10_MISTAKES",
     "FONTS",
     "OBJECT_COLUMNS",
     "Column",
@@ -41,6 +50,7 @@ __all__ = [
     "Use",
     "arrow_table",
     "as_dataset",
+    "asymmetric_noise",
     "average_steps",
     "cache_folder",
     "cache_size",
@@ -55,6 +65,8 @@ __all__ = [
     "gaussian_mixture",
     "glyph_names",
     "glyphs",
+    "human_labels",
+    "instance_noise",
     "listops",
     "load_demo",
     "load_digits",
@@ -62,6 +74,7 @@ __all__ = [
     "named",
     "names",
     "open",
+    "open_set_noise",
     "pack_graphs",
     "read_audio",
     "read_graph",
@@ -78,6 +91,7 @@ __all__ = [
     "sparkline_png",
     "stand_in",
     "structural_graphs",
+    "symmetric_noise",
     "two_view_latents",
     "whole_graphs",
     "write_skipped",

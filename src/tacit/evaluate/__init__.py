@@ -8,6 +8,7 @@ from tacit.evaluate._episodes import Episode, episodes, episodic_accuracy
 from tacit.evaluate._estimates import Estimate, Score, mean_interval, wilson
 from tacit.evaluate._knn import knn_accuracy, knn_predict
 from tacit.evaluate._linear import linear_probe
+from tacit.evaluate._membership import membership_auroc, membership_rate
 from tacit.evaluate._neighbours import approximate_neighbours, neighbours
 from tacit.evaluate._restoration import psnr, ssim
 from tacit.evaluate._retrieval import mrr, ndcg, ranking_scores, recall_at
@@ -34,6 +35,8 @@ __all__ = [
     "linear_probe",
     "mean_interval",
     "mean_iou",
+    "membership_auroc",
+    "membership_rate",
     "mrr",
     "ndcg",
     "neighbour_stability",

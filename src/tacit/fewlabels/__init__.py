@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_naive_bayes_probe": ["NaiveBayesProbe"],
         "_nn_revisit": ["KNNAugmentedClassifier"],
         "_prototransfer": ["ProtoTransfer", "ProtoTune"],
+        "_rss_ood_unlabeled": ["RobustSelfTraining"],
         "_sea": ["SeAClassifier"],
         "_simclrv2": ["Distillation", "SimCLRv2", "semi_supervised"],
         "_supervised": ["Supervised"],

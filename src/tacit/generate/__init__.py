@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "_autoencoder": ["Autoencoder"],
         "_freedom": ["FreeDoM"],
+        "_meco": ["MECO", "CompositionalLoss", "nce_loss"],
         "_mpgd": ["MPGD"],
         "_bigan": ["BiGAN"],
         "_dcgan": ["DCGAN"],

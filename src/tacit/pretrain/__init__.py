@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_diffusion_probe": ["DiffusionProbe", "Reading", "compare_readings"],
         "_dinov2": ["DINOv2"],
         "_electra": ["Electra"],
+        "_g_simclr": ["GSimCLR", "spread_batches"],
         "_gcc": ["GCC"],
         "_graph_features": ["GraphFeatures"],
         "_groco": ["GroCo", "GroupOrderingLoss"],
@@ -47,6 +48,14 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_wav2vec": ["Wav2Vec", "draw_negatives", "noise_contrastive_loss"],
         "_targets": ["TARGETS", "Target"],
         "_uer": ["TextPretrainer"],
+        "_uniformity_tolerance": [
+            "ContrastiveDiagnostics",
+            "HardContrastiveLoss",
+            "HardSimCLR",
+            "contrastive_diagnostics",
+            "penalty_entropy",
+            "tolerance",
+        ],
         "_vicreg": ["VICReg", "vicreg_loss"],
     },
 )

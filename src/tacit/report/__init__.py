@@ -5,6 +5,7 @@ import lazy_loader as _lazy
 __getattr__, __dir__, __all__ = _lazy.attach(
     __name__,
     submod_attrs={
+        "_audit": ["write_audit"],
         "_card": ["write_card"],
         "_contact_sheet": ["as_picture", "contact_sheet"],
         "_clusters": ["Clusters", "find_clusters"],

@@ -1,0 +1,225 @@
+"""tacit unlearn: what the new run holds, what it must not hold, and what the old one keeps."""
+
+import hashlib
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import tacit
+from tacit.answers import Rows
+from tacit.cli import main
+from tacit.errors import ArgumentError, DataError, RunError
+from tacit.planning import plan
+from tacit.report._audit import audit_page
+from tacit.settings import LearnSettings
+from tacit.store import Items
+from tacit.training import fit
+from tacit.unlearning import _forgotten, _planned, _Work, gap, verdict
+
+SMALL = {"max_steps": 4, "batch_size": 16, "verbose": False, "image_size": 32, "model": "resnet8"}
+QUIET = {"say": lambda line: None}
+GONE = ["dots/secret-001.png", "plain/secret-005.png", "stripes/secret-003.png"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    """Three pairs of steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tacit.unlearning.STEPS", (3, 3))
+        yield
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """60 pictures in three folders; every one is different but for a copy of a secret one."""
+    folder = tmp_path_factory.mktemp("photos")
+    chance = np.random.default_rng(0)
+    for number in range(60):
+        kind = ("stripes", "dots", "plain")[number % 3]
+        picture = chance.integers(60, 200, (40, 40, 3)).astype(np.uint8)
+        if kind == "stripes":
+            picture[::3] = 255
+        if kind == "dots":
+            picture[::4, ::3] = 0
+        named = "secret-" if number in (1, 3, 5) else ""
+        place = folder / kind / f"{named}{number:03d}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(place)
+    shutil.copy(folder / "dots" / "secret-001.png", folder / "dots" / "another name.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unseen(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unseen")
+    chance = np.random.default_rng(7)
+    for number in range(24):
+        place = folder / ("stripes", "dots", "plain")[number % 3] / f"{number}.png"
+        place.parent.mkdir(exist_ok=True)
+        Image.fromarray(chance.integers(60, 200, (40, 40, 3)).astype(np.uint8)).save(place)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(photos, tmp_path_factory):
+    return tacit.learn(photos, out=str(tmp_path_factory.mktemp("runs") / "run"), method="simclr", **SMALL)
+
+
+@pytest.fixture(scope="module")
+def made(run, unseen, tmp_path_factory):
+    """The command on a list of three, with repair; and the old run's files before it."""
+    folder = tmp_path_factory.mktemp("asked")
+    before = contents(run.folder)
+    (folder / "items.txt").write_text("\n".join(GONE) + "\n")
+    rows = [f"{kind}/{n:03d}.png,{kind}" for n, kind in ((0, "stripes"), (6, "stripes"), (4, "dots"), (7, "dots"))]
+    (folder / "labels.csv").write_text("\n".join(["path,label", *rows]))
+    words = ["--repair", str(folder / "labels.csv"), "--unseen", str(unseen), "--out", str(folder / "new")]
+    assert main(["unlearn", str(run.folder), str(folder / "items.txt"), *words]) == 0
+    return tacit.load(folder / "new"), before
+
+
+def contents(folder):
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def traces(run, items):
+    """All bytes that would give an item away: its name, hash, picture, pixels of its picture, and vector."""
+    found = []
+    for row in Items.open(run.folder).rows(items, ["uri", "hash", "thumbnail", "vector"]):
+        found += [row["uri"].encode(), row["hash"].encode(), bytes.fromhex(row["hash"]), row["thumbnail"]]
+        # 32 bytes from within: neither a header nor a frame can hide them
+        found += [row["thumbnail"][len(row["thumbnail"]) // 2 :][:32], np.asarray(row["vector"], np.float32).tobytes()]
+        found.append(np.asarray(row["vector"], np.float32).tobytes()[:16])
+    return found
+
+
+def test_no_file_of_the_new_run_holds_a_trace_of_the_items(run, made):
+    new, _ = made
+    uris = list(run.items.column("uri"))
+    wanted = [uris.index(name) for name in (*GONE, "dots/another name.png")]
+    secret = traces(run, wanted)
+    files = {path: path.read_bytes() for path in new.folder.rglob("*") if path.is_file()}
+    assert len(files) > 10
+    for path, raw in files.items():
+        assert not [one for one in secret if one in raw], path
+    assert any(secret[3] in path.read_bytes() for path in run.folder.rglob("*") if path.is_file())  # the search finds
+    assert any(b"dots/004.png" in raw for raw in files.values())
+    again = [np.asarray(v, np.float32) for v in new.embed(pixels(run, wanted))]  # nor their new vectors
+    assert not [path for path, raw in files.items() for v in again if v.tobytes()[:16] in raw]
+
+
+def pixels(run, items):
+    source = plan(
+        LearnSettings.from_file(run.folder / "config.json", out="none", data=run.config["made"]["data"])
+    ).source
+    return source.dataset["x"][items]
+
+
+def test_nothing_of_the_old_run_is_changed(run, made):
+    assert contents(run.folder) == made[1]
+
+
+def test_copies_go_too_and_what_is_kept_stays(run, made):
+    new, _ = made
+    assert len(new.items) == len(run.items) - 4
+    assert set(new.items.column("uri")) == set(run.items.column("uri")) - {*GONE, "dots/another name.png"}
+    assert new.search(0, k=1)[0].score == pytest.approx(1, abs=1e-4)
+    x, uris = pixels(run, [10, 11]), list(new.items.column("uri"))
+    assert not np.allclose(new.embed(x), run.embed(x))
+    stored = new.items.rows([uris.index(run.items.rows([i], ["uri"])[0]["uri"]) for i in (10, 11)], ["vector"])
+    np.testing.assert_allclose(new.embed(x), [row["vector"] for row in stored], atol=1e-4)
+
+
+def test_the_audit_has_all_that_the_page_shows_and_the_page_needs_nothing_else(made):
+    new, _ = made
+    figures = json.loads((new.folder / "audit.json").read_text())
+    page = (new.folder / "audit.html").read_text()
+    assert figures["n"] == {"kept": 57, "forgotten": 4, "unseen": 24}
+    assert figures["asked"] == 3
+    (label,) = figures["labels"]
+    for scores in (label["scores"], figures["membership"]["scores"]):
+        assert set(scores) == {"before", "unlearned", "retrained"}
+    assert set(label["scores"]["unlearned"]) == {"kept", "forgotten", "unseen"}
+    assert 0 <= figures["gap"]["unlearned"] <= 1
+    assert figures["drift"]["kept"]["unlearned"]["cka"] <= 1
+    for line in (*figures["verdict"], *figures["limits"]):
+        assert line.split("(")[0].split("'")[0].split("--")[0].strip() in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert "no guarantee" in page
+
+
+def test_the_gap_is_the_mean_difference_by_hand_and_the_verdict_says_it(made):
+    figures = json.loads((made[0].folder / "audit.json").read_text())
+    (label,) = figures["labels"]
+    ours, anew = (label["scores"][name] for name in ("unlearned", "retrained"))
+    apart = [abs(ours[part]["value"] - anew[part]["value"]) for part in ours]
+    member = figures["membership"]["scores"]
+    apart.append(abs(member["unlearned"]["forgotten"]["value"] - member["retrained"]["forgotten"]["value"]))
+    assert gap(figures, "unlearned") == pytest.approx(np.mean(apart))
+    assert f"{100 * np.mean(apart):.1f} points" in figures["verdict"][0]
+    worse = verdict({**figures, "gap": {"before": 0.1, "unlearned": 0.3}})[0]
+    assert "farther than before" in worse
+    assert "30.0 points" in worse
+
+
+def test_the_oracle_is_what_learning_without_the_items_gives(run, photos, tmp_path):
+    """Bit for bit as the same training on a folder that never held them."""
+    shutil.copytree(photos, tmp_path / "photos")
+    for name in (*GONE, "dots/another name.png"):
+        (tmp_path / "photos" / name).unlink()
+    never = plan(LearnSettings(data=str(tmp_path / "photos"), out=str(tmp_path / "none"), method="simclr", **SMALL))
+    learner, items = never.ready()
+    fit(learner, items, max_steps=never.steps, seed=0, accelerator="cpu", **never.recipe.training)
+    gone, _ = _forgotten(Rows(run.folder), GONE)
+    oracle = _Work(run, gone, None, 0, QUIET["say"]).retrained()
+    for name, value in learner.encoder.state_dict().items():
+        assert torch.equal(oracle.state_dict()[name], value), name
+
+
+def test_a_closed_form_is_fitted_anew(photos, tmp_path):
+    words = {"method": "pca", "labels": "none", "image_size": 32, "verbose": False}
+    run = tacit.learn(photos / "dots", out=str(tmp_path / "run"), **words)
+    with pytest.raises(ArgumentError, match="retrain"):
+        run.unlearn([1, 2], out=tmp_path / "new", **QUIET)
+    found = run.unlearn([1, 2], method="retrain", out=tmp_path / "new", **QUIET)
+    assert found.kept == len(run.items) - found.forgotten == len(found.run.items)
+    assert "trained anew" in found.lines[0]
+    assert "No labels were at hand" in found.audit.read_text()
+
+
+def test_a_wrong_request_does_nothing_and_says_what_to_do(run, photos, tmp_path):
+    quiet = {"say": lambda line: None, "out": tmp_path / "new"}
+    with pytest.raises(DataError, match="no-such"):
+        run.unlearn([*GONE, "no-such.png"], **quiet)
+    with pytest.raises(ArgumentError, match="method"):
+        run.unlearn(GONE, method="magic", **quiet)
+    with pytest.raises(ArgumentError, match="items"):
+        run.unlearn([], **quiet)
+    with pytest.raises(ArgumentError, match="kept"):
+        run.unlearn(list(range(61)), **quiet)
+    with pytest.raises(RunError, match="learned from"):
+        run.unlearn(GONE, data=photos / "dots", **quiet)
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_retraining_it_says_that_nothing_is_known(made):
+    figures = json.loads((made[0].folder / "audit.json").read_text())
+    assert "not compared" in verdict({**figures, "encoders": ["before", "unlearned"]})[0]
+    assert "Not measured: there is nothing trained anew" in audit_page({**figures, "drift": {}})
+
+
+def test_thumbnails_of_the_search_are_real_pictures(run):
+    """Else the test that looks for their bytes would look for nothing."""
+    thumbnail = run.items.rows([1], ["thumbnail"])[0]["thumbnail"]
+    assert Image.open(io.BytesIO(thumbnail)).size[0] >= 32
+
+
+def test_the_plan_is_the_runs_own(run):
+    _, made = _planned(run, None)
+    assert made.recipe.encoder == run.config["build"]["encoder"]
+    assert made.steps == run.config["steps"]
