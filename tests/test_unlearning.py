@@ -181,6 +181,7 @@ def test_the_oracle_is_what_learning_without_the_items_gives(run, photos, tmp_pa
         assert torch.equal(oracle.state_dict()[name], value), name
 
 
+@pytest.mark.slow
 def test_a_closed_form_is_fitted_anew(photos, tmp_path):
     words = {"method": "pca", "labels": "none", "image_size": 32, "verbose": False}
     run = tacit.learn(photos / "dots", out=str(tmp_path / "run"), **words)
