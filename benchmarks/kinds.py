@@ -526,7 +526,7 @@ def choose(kind):
     scores = ", ".join(
         f"{title.removesuffix(' %')} {100 * found[best][key]:.0f} %" for key, title in protocol.ranks.items()
     )
-    where = f"{scores} on {data} in {MINUTES:g} minutes of a 2-core CPU"
+    where = f"{scores} on {data} in {MINUTES:g} minute of a 2-core CPU"
     reason = f"best of {len(found)} in docs/{KINDS[kind].page} ({where})"
     row = {"device": "any", "method": best, "reason": reason}
     return write_auto(kind, f"benchmarks/kinds.py table, {date.today()}", [row], learned[:4])

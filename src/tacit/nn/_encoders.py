@@ -8,8 +8,10 @@ from typing import Any
 
 from tacit.errors import unknown
 from tacit.nn import _build as images
-from tacit.nn import _hub
-from tacit.nn import _ssm  # noqa: F401  # enters its body in TEXT
+from tacit.nn import (
+    _hub,
+    _ssm,  # noqa: F401  # enters its body in TEXT
+)
 from tacit.nn._audio import AudioCNN, AudioConv, AudioTransformer, LogMelStatistics
 from tacit.nn._graph import GIN
 from tacit.nn._graph_features import GraphFeaturesEncoder
@@ -48,8 +50,8 @@ def encoder(name: str, **config: Any) -> Any:
             `"vit-micro"`, `"vit-tiny"`, `"vit-small"`; or `"timm:NAME"`, `"hf:NAME"`, which bring their weights
             unless `pretrained=False`. For texts `"text-transformer"`, `"text-bilstm"`, `"text-gated-cnn"`,
             `"text-bag"`, `"text-ssm"`, `"lsa"`, `"sent2vec"`; for sounds `"audio-cnn"`, `"audio-conv"`,
-            `"audio-transformer"`, `"audio-log-mel"`; for series `"series-transformer"`, `"series-cnn"`; for tables `"table-mlp"`; for graphs
-            `"gin"`, `"graph-features"`.
+            `"audio-transformer"`, `"audio-log-mel"`; for series `"series-transformer"`, `"series-cnn"`; for tables
+            `"table-mlp"`; for graphs `"gin"`, `"graph-features"`.
         config: arguments of the class: `ResNet`, `Conv4`, `UNet`, `ViT`, `TimmEncoder`, `TransformersEncoder`,
             `TextEncoder`, `AudioCNN`, `SeriesTransformer`, `TableMLP`, `GIN`...
 
