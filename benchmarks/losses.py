@@ -77,7 +77,10 @@ INPUTS: dict[tuple[str, ...], Callable[[int, int], dict[str, Inputs]]] = {
     ("z",): single,
     ("a", "b"): pairs,
     ("queries", "keys"): pairs,
+    ("query", "document"): pairs,
+    ("frozen", "trained"): pairs,
     ("logits", "y"): logits,
+    ("scores", "y"): logits,
 }
 """What a loss is looked at with, by the names of its first two inputs."""
 
@@ -212,7 +215,8 @@ def documentation(kind: type) -> list[str]:
     text = inspect.getdoc(kind) or ""
     refers = re.match(r"`(\w+)` as a module", text)
     if refers:
-        text = inspect.getdoc(getattr(losses, refers[1])) or ""
+        home = losses if hasattr(losses, refers[1]) else inspect.getmodule(kind)
+        text = inspect.getdoc(getattr(home, refers[1])) or ""
     paragraphs = text.split("\n\n")
     blocks = [number for number, part in enumerate(paragraphs) if part.startswith("    ")]
     return paragraphs[: blocks[0] + 1] if blocks else paragraphs[:1]

@@ -129,14 +129,14 @@ def embed_run(
     """
     encoder = load_encoder(model, image_size=image_size)
     size, reads = getattr(encoder, "image_size", image_size), getattr(encoder, "modality", None)
-    like = read_config(model).get("made", {}).get("description") if Path(model).is_dir() else None
+    kept = read_config(model) if Path(model).is_dir() else {}
+    like = kept.get("made", {}).get("description")
     source = open_data(data, modality=reads, image_size=size, labels=labels, on_error=on_error, like=like)
     say = print if progress else (lambda text: None)
     for line in source.describe():
         say(line)
-    described: dict[str, Any] = {"system": None, "encoder": getattr(encoder, "config", None), "arguments": {}}
-    if (Path(model) / "summary.json").exists():
-        described = read_config(model)["build"]
+    alone = {"system": None, "encoder": getattr(encoder, "config", None), "arguments": {}}  # no run, so no learner
+    described: dict[str, Any] = kept.get("build", alone)
     config = {
         "build": described,
         "settings": {"embed": str(model)},
