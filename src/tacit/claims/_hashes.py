@@ -80,6 +80,8 @@ def _files(parts: list[str], names: list[str]) -> Iterator[Path]:
     if parts[0] in ("claims", "cli", "store", "report"):
         return
     place = ROOT.joinpath(*parts)
+    if place.with_suffix(".py") == NAMES:
+        return
     if place.with_suffix(".py").exists():
         yield place.with_suffix(".py")
     elif place.is_dir():
