@@ -165,7 +165,7 @@ def match(
     An item is named by its number, its path in the data, a path to the file, or its file name where only one has it.
     An item with two labels is left out.
     """
-    find = _Finder(rows, where)
+    find = Finder(rows, where)
     if header and find(header) is not None:
         raise DataError(
             f"labels={str(where)!r}: expected a first line such as path,label, and found an item, {header!r}"
@@ -203,7 +203,7 @@ def match(
     return given, lines
 
 
-class _Finder:
+class Finder:
     """The row that a name means; the slower ways are looked up when the first of them is needed."""
 
     def __init__(self, rows: Rows, where: object) -> None:

@@ -21,7 +21,7 @@ from tacit.data import open as open_data
 from tacit.embedding import embed, pick_device, readable
 from tacit.errors import ArgumentError, DataError, RunError, expect, unknown
 from tacit.evaluate import knn_accuracy, membership_auroc, neighbour_stability
-from tacit.labelling import _Finder, match, read_labels
+from tacit.labelling import Finder, match, read_labels
 from tacit.learner import encoder_of
 from tacit.learning import finish
 from tacit.nn import Classifier, ItemEncoder
@@ -457,7 +457,7 @@ def _forgotten(rows: Rows, items: str | Path | Sequence[str | int]) -> tuple[np.
         names: list[str | int] = [line.strip() for line in text.splitlines() if line.strip()]
     else:
         names = list(items)
-    find, uris = _Finder(rows, items if isinstance(items, str | Path) else Path()), set(rows.uris)
+    find, uris = Finder(rows, items if isinstance(items, str | Path) else Path()), set(rows.uris)
     found, strangers = [], []
     for name in names:
         number = isinstance(name, str) and name.isdecimal() and name not in uris
