@@ -18,7 +18,7 @@ JOINERS = "\u200c\u200d"
 TONES = {"learning": "good", "closed form": "good", "flat": "calm", "collapsing": "bad", "unstable": "bad"}
 
 HEALTH = {
-    "learning": "It was still getting better when it ended. More time would probably help.",
+    "learning": "Nothing says that it had learned all it could when it ended. More time would probably help.",
     "flat": "What is measured here has stopped changing. More training of the same kind is unlikely to help.",
     "collapsing": "The encoder has begun to give every item the same answer. Do not build on it: try another seed, a "
     "smaller lr or another method.",
