@@ -8,7 +8,9 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submodules=[
         *(
+            "adapt",
             "analysis",
+            "applications",
             "cluster",
             "compress",
             "continual",

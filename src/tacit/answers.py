@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tacit.data import contact_sheet
 from tacit.errors import RunError
-from tacit.report import contact_sheet
 from tacit.report._points import text_of
 from tacit.store import Items
 

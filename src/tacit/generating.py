@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tacit.answers import SHEET, check_out, new_folder, write_made
-from tacit.data import Ledger, read_image
+from tacit.data import Ledger, as_picture, contact_sheet, read_image
 from tacit.errors import ArgumentError, DataError, expect, unknown
 from tacit.evaluate import psnr
 from tacit.nn import (
@@ -28,7 +28,6 @@ from tacit.nn import (
     encoder,
     gaussian_kernel,
 )
-from tacit.report import as_picture, contact_sheet
 
 Say = Callable[[str], None]
 

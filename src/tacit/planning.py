@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from tacit import catalogue
@@ -241,7 +242,7 @@ def _open(settings: LearnSettings, machine: Machine) -> Source:
     usual = CPU_SIZE if _trains_on_cpu(settings, machine) else None
     return open_data(
         settings.data,
-        modality=settings.modality,
+        modality=settings.modality or ("video" if _learns_from_clips(settings.method) else None),
         image_size=settings.image_size or (_run_encoder(settings) or {}).get("image_size", usual),
         labels=settings.labels,
         on_error=settings.on_error,
@@ -249,10 +250,16 @@ def _open(settings: LearnSettings, machine: Machine) -> Source:
     )
 
 
+def _learns_from_clips(method: str) -> bool:
+    return method != "auto" and "clip" in wanted_columns(learner_class(method))
+
+
 def _may_flip(settings: LearnSettings, source: Source) -> bool:
     if settings.flip != "auto" or source.modality != "image":
         return settings.flip != "off"
     some = torch.randperm(len(source), generator=torch.Generator().manual_seed(settings.seed))[:1000]
+    if "clip" in source.dataset:  # the next frame is always nearer than a mirrored one: look at one frame of each clip
+        some = torch.from_numpy(np.unique(source.dataset["clip"][:], return_index=True)[1])
     return not mirror_changes_meaning(source.dataset["x"][some])
 
 

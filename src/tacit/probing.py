@@ -163,7 +163,9 @@ def candidates(n_rows: int, seed: int) -> list[Candidate]:
     ]
 
 
-def choose(space: Space, known: NDArray[np.intp], y: NDArray[np.intp], *, seed: int = 0) -> tuple[Choice, Told]:
+def choose(
+    space: Space, known: NDArray[np.intp], y: NDArray[np.intp], *, seed: int = 0, probes: Sequence[str] | None = None
+) -> tuple[Choice, Told]:
     """Choose a probe and fit it to all labels.
 
     Args:
@@ -171,12 +173,13 @@ def choose(space: Space, known: NDArray[np.intp], y: NDArray[np.intp], *, seed: 
         known: (m,) those with a label, none of them a copy of another.
         y: (m,) class numbers from 0 on, at least two of each.
         seed: of folds and bootstrap.
+        probes: names of those that compete; all, if None.
     """
     rng = np.random.default_rng(seed)
     some = np.sort(_drawn(y, rng))
     rows, classes = known[some], y[some]
     fold = _folds(classes, seed)
-    found = candidates(len(space.vectors), seed)
+    found = [one for one in candidates(len(space.vectors), seed) if probes is None or one.probe in probes]
     right, likelihood = np.empty((2, len(found), len(rows)))
     best = -1
     raw: Floats = np.empty((0, 0))

@@ -25,16 +25,19 @@ from tacit.publishing import push, write_folder
 from tacit.querying import Joint, vector_of
 
 if TYPE_CHECKING:
+    from tacit.adding import Added
     from tacit.answers import Answer
     from tacit.generating import Pictures
     from tacit.grouping import Clustered
     from tacit.labelling import Labelled
     from tacit.naming import Named
+    from tacit.news import News
+    from tacit.segmenting import Masks
     from tacit.store import Hit, Items
     from tacit.suggesting import Suggested
     from tacit.unlearning import Unlearned
 
-    Made = TypeVar("Made", bound=Answer | Pictures)
+    Made = TypeVar("Made", bound=Answer | Pictures | Masks)
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,12 @@ class Run:
 
         return self._shown(restore(self.folder, self.learner, images, task=task, **options))
 
+    def segment(self, *images: str | Path, **options: Any) -> Masks:
+        """Draw masks of the object in image files, and rebuild the report; options: `tacit.segmenting`'s."""
+        from tacit.segmenting import segment
+
+        return self._shown(segment(self.folder, self.learner, images, **options))
+
     def label(
         self,
         labels: str | Path | Mapping[Any, Any] | None = None,
@@ -236,6 +245,36 @@ class Run:
         from tacit.unlearning import unlearn
 
         return unlearn(self, items, **options)
+
+    def add(self, data: Any, **options: Any) -> Added:
+        """Add data: embed what is new, take out what is gone from the same place; options: `tacit.adding.add`'s."""
+        from tacit.adding import add
+
+        return add(self, data, **options)
+
+    def save_query(self, name: str, query: str | int) -> None:
+        """Keep a query under a name, for `news`."""
+        from tacit.news import save_query
+
+        save_query(self, name, query)
+
+    def star(self, items: int | Sequence[int]) -> None:
+        """Star items; `news` counts them for more."""
+        from tacit.news import star
+
+        star(self, items)
+
+    def note(self, item: int, text: str) -> None:
+        """Write a note on an item."""
+        from tacit.news import note
+
+        note(self, item, text)
+
+    def news(self, since: str = "7d") -> News:
+        """Write news.html and news.xml: what is new and trending for each saved query; see `tacit.news.write_news`."""
+        from tacit.news import write_news
+
+        return write_news(self, since)
 
     def export(self, to: str = "safetensors", path: str | Path | None = None) -> Path:
         """Write the encoder alone.

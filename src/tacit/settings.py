@@ -39,6 +39,9 @@ ALIASES = {"learning_rate": "lr", "output_dir": "out", "max_epochs": "epochs"}
 LENGTHS = ("epochs", "max_steps", "minutes")
 """Three ways to say how long; at most one of them is given."""
 
+Kind = Literal["image", "text", "audio", "table", "series", "graph", "points", "pairs", "video"]
+"""Kinds of data."""
+
 MODELS = ("auto", "resnet8", "resnet18", "resnet34", "resnet50", "vit-micro", "vit-tiny", "vit-small", "unet")
 """Encoders by name; `timm:NAME` and `hf:NAME` are taken beside them."""
 
@@ -221,11 +224,11 @@ class LearnSettings(BaseModel):
         group="Data",
         expected="auto, on or off",
     )
-    modality: Literal["image", "text", "audio", "table", "series", "graph", "points", "pairs"] | None = _setting(
+    modality: Kind | None = _setting(
         None,
-        "Kind of data, if tacit takes it for another: image, text, audio, table, series, graph, points or pairs.",
+        "Kind of data, if tacit takes it for another: image, text, audio, table, series, graph, points, pairs, video.",
         group="Data",
-        expected="one of image, text, audio, table, series, graph, points, pairs",
+        expected="one of image, text, audio, table, series, graph, points, pairs, video",
         remedy="leave it out to have it found",
     )
     on_error: Literal["skip", "raise"] = _setting(

@@ -118,6 +118,8 @@ def _meta(source: Source, item: int) -> dict[str, Any]:
         meta["labels"] = said
     if source.captions is not None and source.captions[item]:
         meta["caption"] = source.captions[item]
+    if source.facts is not None:
+        meta |= source.facts[item]
     return meta
 
 

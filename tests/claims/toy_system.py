@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tacit.catalogue import system
-from tacit.claims import checked, claim
+from tacit.claims import checked, claim, drawing
 from tacit.learner import Learner
 
 
@@ -69,6 +69,13 @@ def stands(bench):
         return [0.0, unseen.score(train.y[: len(unseen)])]
 
     return bench.trials(both, baseline="guesses", better_by=0.0)
+
+
+@drawing("the two classes' weights, as grey pictures", steps={"small": 12})
+def weights(bench, trial):
+    fitted = trial.pretrained("toy", trial.split(bench.drawn(blobs, n=60, n_test=50))[0])
+    rows = fitted.classifier.weight.detach().sigmoid()
+    return trial.sheet([[row.reshape(1, 1, 3).expand(1, 3, 3) for row in rows]], titles=["one", "other"])
 
 
 @checked("one and one are two", tolerance=0.0, system="toy-still")

@@ -169,7 +169,7 @@ def test_report_and_export_answer_with_a_path(library, capsys):
 def test_systems_by_area_and_modality(capsys):
     assert main(["systems", "--area", "pretrain", "--modality", "image"]) == 0
     rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert all(row[0] == "pretrain" and len(row) == 7 for row in rows)
+    assert all(row[0] == "pretrain" and len(row) == 13 for row in rows)
     assert ["pretrain", "simclr", "SimCLR", "learner", "baseline", "arXiv:2002.05709"] in [row[:6] for row in rows]
 
 

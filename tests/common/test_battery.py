@@ -57,7 +57,9 @@ def items(entry, learner, n=24, **shape):
     for name in [name for name, rows in columns.items() if isinstance(rows, list)]:
         columns[name] = encoder_of(learner).prepare(columns[name]) if name in learner.columns else number
     labels = {"y": number % min(CLASSES, n // 2), "held_out": number % 4 == 3}
-    return Dataset(columns | labels, modality=kind)
+    prompts = {"tokens": (number[:, None] + torch.arange(8)) % 15}
+    clips = {"clip": number // 8}
+    return Dataset(columns | labels | prompts | clips, modality=kind)
 
 
 def first_batch(learner, data, size):

@@ -120,7 +120,7 @@ def test_other_files_are_listed_as_skipped_and_hidden_ones_are_not(tmp_path):
     ("names", "found"),
     [
         (["a.mp4", "b.npy", "c.npy"], "2 array files, 1 video file"),
-        (["a.mp4", "b.mp4", "c.png"], "2 video files, 1 image file.*modality='image' takes the 1 images alone"),
+        (["a.mp4", "b.mp4", "c.png"], "looked for clips .*3 skipped; the first: a.mp4: damaged"),
         (["a.pdf", "b.json"], r"looked for texts \(\.txt, .* holds 2 text files"),
         (["a.csv", "b.csv", "c.png"], "2 table files: modality='series' takes each for a series"),
         (["a.wav"], r"a\.wav cannot be read as sound: not audio: text"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tacit.catalogue import system
-from tacit.claims import Bench, Comparison, Part, Trial, claim
+from tacit.claims import Bench, Comparison, Part, Picture, Trial, claim, drawing
 from tacit.embedding import evaluating, prepared
 from tacit.errors import DataError, expect, unknown
 from tacit.nn import Classifier
@@ -343,3 +343,25 @@ def complex_features_matter_less(bench: Bench) -> Comparison:
         return -found.complexity, feature_importance(found.codes, found.dictionary, model.head)
 
     return bench.correlation(ranks, above=0.0)
+
+
+@drawing(
+    "How much of the final network's features its penultimate layer tells after some steps of training, as a share of "
+    "what it tells at the end: the simple third of the features is there early, the complex third comes late.",
+    steps={"small": 400},
+)
+def complexity_against_steps(bench: Bench, trial: Trial) -> Picture:
+    train, unseen = trial.split(bench.images("cifar10", size=16, n=5000, n_test=4000))
+    learner, (one, other) = _learner(trial, train), unseen.x.tensor_split(2)
+    steps = sorted({max(1, trial.steps >> halvings) for halvings in range(7)})
+    snapshots = _Snapshots(learner.classifier, steps)
+    trial.fit(learner, train, callbacks=[snapshots])
+    final = snapshots.kept[-1]
+    found = feature_complexity(final, one, layers=LAYERS, n_features=48, seed=trial.seed)
+    # over one model and the last, whose share is 1, time_learned is half of what the model's share lacks
+    lacks = [time_learned([m, final], other, LAYERS[-1], found.dictionary, trial.seed) for m in snapshots.kept]
+    told = 1 - 2 * np.stack(lacks)
+    thirds = np.array_split(np.argsort(found.complexity), 3)
+    names = ("simple third", "middle", "complex third")
+    curves = {name: told[:, third].mean(1) for name, third in zip(names, thirds, strict=True)}
+    return trial.plot(steps, curves, x_label="step", y_label="share told", log_x=True)

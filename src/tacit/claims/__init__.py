@@ -12,7 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_bench": ["Bench", "Trial"],
         "_comparison": ["Comparison"],
         "_data": ["Data", "Part", "Unseen"],
-        "_marks": ["checked", "claim"],
+        "_marks": ["Picture", "checked", "claim", "drawing"],
         "_record": ["Record", "read_records"],
     },
 )

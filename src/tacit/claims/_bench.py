@@ -392,6 +392,10 @@ class Bench:
 
     # how --------------------------------------------------------------------------------------------------------------
 
+    def first_trial(self) -> Trial:
+        """That of the first seed, outside any comparison: for drawings."""
+        return self._trial(self.seeds[0])
+
     def _trial(self, seed: int) -> Trial:
         cached = self._cache if self.budget != "smoke" else None
         return Trial(seed, self.budget, self._steps, self.device, cache=cached, overrides=self._overrides,

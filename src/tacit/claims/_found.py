@@ -13,17 +13,20 @@ from typing import Any
 from tacit import catalogue
 from tacit.catalogue import Entry
 from tacit.claims._hashes import claim_hash
-from tacit.claims._marks import Claim, Property
+from tacit.claims._marks import Claim, Drawing, Property
 from tacit.errors import ArgumentError, expect, nearest, unknown
+
+MARKS: dict[str, type[Claim | Property | Drawing]] = {"claim": Claim, "checked": Property, "drawing": Drawing}
+"""Decorators by name."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A claim function, or a checked property, in a system's file."""
+    """A claim function, a checked property, or a drawing, in a system's file."""
 
     system: str
     function: str
-    mark: Claim | Property
+    mark: Claim | Property | Drawing
     entry: Entry
     """The first object with the system's id."""
     doc: str = ""
@@ -80,6 +83,15 @@ def find_claim(id: str) -> Found:
 
 def read_claims(entry: Entry) -> list[Found]:
     """The claims and checked properties of a system; in a file of several, those that name it, or the first's."""
+    return [found for found in _read(entry) if not isinstance(found.mark, Drawing)]
+
+
+def read_drawings(entry: Entry) -> list[Found]:
+    """The drawings of a system, in the order of its file."""
+    return [found for found in _read(entry) if isinstance(found.mark, Drawing)]
+
+
+def _read(entry: Entry) -> list[Found]:
     return [found for found in _read_file(entry.source) if found.system == entry.id]
 
 
@@ -96,10 +108,10 @@ def _read_file(path: Path) -> tuple[Found, ...]:
     return tuple(found)
 
 
-def _mark(node: ast.FunctionDef, path: Path) -> Claim | Property | None:
+def _mark(node: ast.FunctionDef, path: Path) -> Claim | Property | Drawing | None:
     for call in node.decorator_list:
-        if isinstance(call, ast.Call) and getattr(call.func, "id", None) in ("claim", "checked"):
-            kind = Claim if call.func.id == "claim" else Property  # type: ignore[attr-defined]
+        if isinstance(call, ast.Call) and getattr(call.func, "id", None) in MARKS:
+            kind = MARKS[call.func.id]  # type: ignore[attr-defined]
             try:
                 words = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
                 return kind(ast.literal_eval(call.args[0]), **words)

@@ -19,6 +19,8 @@ NAMES = ROOT / "nn" / "_encoders.py"
 """Encoders by name: part of the engine like building.py, or each new encoder would make old records stale."""
 ENGINE = 1
 """Raised by hand when a change in training or claims moves results."""
+FOR_PICTURES = ("Picture", "drawing")
+"""Names of tacit.claims that bear no result."""
 UNHASHED = ("says", "reported", "proxy")
 """Words of @claim that are for readers."""
 
@@ -113,14 +115,14 @@ def _tree(path: Path) -> ast.Module:
 
 @cache
 def _file_dump(path: Path) -> str:
-    """The file's code, without claims, which have a hash of their own."""
+    """The file's code, without claims, which have a hash of their own, and drawings, which bear no result."""
     kept = [node for node in _tree(path).body if not _is_claim(node)]
     return "\n".join(_dump(node) for node in kept)
 
 
 def _is_claim(node: ast.stmt) -> bool:
     marks = node.decorator_list if isinstance(node, ast.FunctionDef) else []
-    return any(isinstance(m, ast.Call) and getattr(m.func, "id", "") in ("claim", "checked") for m in marks)
+    return any(isinstance(m, ast.Call) and getattr(m.func, "id", "") in ("claim", "checked", "drawing") for m in marks)
 
 
 def _for_programs(node: ast.FunctionDef) -> ast.FunctionDef:
@@ -147,6 +149,13 @@ class _Plain(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         documents = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return None if documents else self.generic_visit(node)
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST | None:
+        """Without what drawings need, which may be added to a file at any time."""
+        if node.module != "tacit.claims":
+            return node
+        node.names = [alias for alias in node.names if alias.name not in FOR_PICTURES]
+        return node if node.names else None
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.Call:
         return _call("fstring", [self.visit(part) for part in node.values])

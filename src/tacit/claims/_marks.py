@@ -1,13 +1,18 @@
-"""The two marks of a system's file: a claim, and a baseline's checked property."""
+"""The marks of a system's file: a claim, a baseline's checked property, and a drawing for its page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from tacit.errors import expect
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+Picture: TypeAlias = "Image.Image"
+"""What a drawing hands out."""
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -29,6 +34,15 @@ class Property:
 
     says: str
     tolerance: float
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """What the decorator says of a drawing function."""
+
+    says: str
+    steps: Mapping[str, int] = field(default_factory=dict)
     system: str | None = None
 
 
@@ -70,6 +84,25 @@ def checked(says: str, *, tolerance: float, system: str | None = None) -> Callab
 
     def mark(function: F) -> F:
         function.checked = Property(says, tolerance, system)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def drawing(says: str, *, steps: Mapping[str, int] | None = None, system: str | None = None) -> Callable[[F], F]:
+    """Mark a function `(bench, trial) -> Picture` as a picture for the system's page, made by `tacit claims draw`.
+
+    It gets the bench, for its data, and the trial of seed 0, so that what a claim trained by `trial.pretrained` is
+    drawn, not trained again; `trial.sheet` puts pictures side by side, `trial.plot` draws curves.
+
+    Args:
+        says: what is seen, and what to look for.
+        steps: as in `claim`, where something is trained for the picture.
+        system: id of the system, where the file holds several and it is not the first.
+    """
+
+    def mark(function: F) -> F:
+        function.drawing = Drawing(says, dict(steps or {}), system)  # type: ignore[attr-defined]
         return function
 
     return mark

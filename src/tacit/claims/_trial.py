@@ -7,7 +7,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from tacit.claims._data import Data, Part, Unseen
 from tacit.errors import ArgumentError, expect, unknown
 from tacit.learner import encoder_of
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 C = TypeVar("C")
 SMOKE_ITEMS, SMOKE_STEPS = 240, 3
@@ -191,6 +194,22 @@ class Trial:
         if by not in OF_FEATURES:
             raise unknown("by", by, OF_FEATURES)
         return score_features(encoder, train, unseen, by)
+
+    @staticmethod
+    def sheet(rows: Sequence[Sequence[Tensor]], **words: Any) -> Image.Image:
+        """Pictures side by side, for a drawing: `tacit.data.contact_sheet`."""
+        from tacit.data import contact_sheet
+
+        return contact_sheet(rows, **words)
+
+    @staticmethod
+    def plot(
+        x: Sequence[Any], curves: Mapping[str, Sequence[float]], *, x_label: str, y_label: str, log_x: bool = False
+    ) -> Image.Image:
+        """Curves over x, for a drawing: name -> values (n,), or (seeds, n) with a band of their extremes."""
+        from tacit.claims._drawings import plot
+
+        return plot(x, curves, x_label=x_label, y_label=y_label, log_x=log_x)
 
     def check(self, n_numbers: int) -> None:
         """Refuse what would not be fair: more looks at the test labels than results, unequal numbers of candidates."""

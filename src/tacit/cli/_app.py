@@ -11,9 +11,8 @@ from typing import Annotated, Any, Optional
 import typer
 import yaml
 
-from tacit import catalogue
 from tacit._version import __version__
-from tacit.cli import _claims, _generate, _labelling, _unlearn
+from tacit.cli import _add, _claims, _explore, _generate, _labelling, _segment, _systems, _unlearn
 from tacit.cli import _show as show
 from tacit.cli._machine import get_ready
 from tacit.cli._options import scalar, settings_given, takes_settings
@@ -226,6 +225,7 @@ def embed(
         'tacit search run/ "a text, or what a picture shows"',
         "tacit search run/ --item 12",
         "tacit search run/ --duplicates",
+        'tacit search run/ "late delivery" --save late',
     )
 )
 def search(
@@ -244,6 +244,10 @@ def search(
     ] = None,
     k: Annotated[str, typer.Option("-k", metavar="N", help="How many items.")] = "10",
     duplicates: Annotated[bool, _switch("--duplicates", "List the near-duplicates instead.")] = False,
+    save: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME", help="Keep the query under a name, for tacit report --since."),
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -255,6 +259,7 @@ def search(
     count, number = scalar(k), None if item is None else scalar(item)
     expect("k", count, type(count) is int and count >= 1, "a whole number, at least 1")
     expect("item", number, item is None or (type(number) is int and number >= 0), "the number of an item")
+    expect("save", save, save is None or not duplicates, "a name beside a query")
     answer: dict[str, Any] = {"run": run}
     with show.aside(as_json):
         loaded = _load(run, threads)
@@ -265,6 +270,9 @@ def search(
             asked = query if number is None else number
             hits = loaded.search(asked, count)
             answer |= {"query": asked, "hits": [_fields(hit, "item uri score text") for hit in hits]}
+        if save is not None:
+            loaded.save_query(save, asked)
+            answer["saved"] = save
     if as_json:
         show.as_json(answer)
     elif duplicates:
@@ -273,19 +281,35 @@ def search(
         show.hits(hits)
 
 
-@app.command(epilog=_examples("tacit report run/ --no-thumbnails"))
+@app.command(epilog=_examples("tacit report run/ --no-thumbnails", "tacit report run/ --since 7d"))
 def report(
     run: RunFolder,
     thumbnails: Annotated[
         bool, _switch("--thumbnails/--no-thumbnails", "With small pictures of the items, or without.")
     ] = True,
+    since: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="TIME",
+            help="Write what is new and trending for each saved query since then instead: 7d, 36h, 2w, or a day.",
+        ),
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Write the report of a run anew: one self-contained HTML file."""
+    """Write the report of a run anew: one self-contained HTML file; or, with --since, its news: a page and a feed."""
     with show.aside(as_json):
-        path = _load(run, threads).report(thumbnails=thumbnails)
-    _answer_with_path("report", path, as_json)
+        loaded = _load(run, threads)
+        if since is None:
+            path = loaded.report(thumbnails=thumbnails)
+        else:
+            news = loaded.news(since)
+    if since is None:
+        _answer_with_path("report", path, as_json)
+    elif as_json:
+        show.as_json(news.as_dict())
+    else:
+        show.news(news)
 
 
 @app.command(
@@ -321,36 +345,13 @@ for _command, _shown in _labelling.COMMANDS.items():
     app.command(epilog=_examples(*_shown))(_command)
 app.command(epilog=_examples(*_generate.GENERATE_EXAMPLES))(_generate.generate)
 app.command(epilog=_examples(*_generate.RESTORE_EXAMPLES))(_generate.restore)
+app.command(epilog=_examples(*_segment.EXAMPLES))(_segment.segment)
+app.command(epilog=_examples(*_explore.EXAMPLES))(_explore.explore)
 app.command(epilog=_examples(*_unlearn.EXAMPLES))(_unlearn.unlearn)
 
 
-@app.command(epilog=_examples("tacit systems --area pretrain", "tacit systems --modality image --json"))
-def systems(
-    area: Annotated[Optional[str], typer.Option(metavar="NAME", help="Only this area, such as pretrain.")] = None,  # noqa: UP045
-    modality: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(metavar="NAME", help="Only what works on this, such as image."),
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List the methods, losses, measures and baselines that tacit has, each with its paper."""
-    entries = catalogue.systems()
-    areas = list(dict.fromkeys(entry.area for entry in entries))
-    modalities = sorted({kind for entry in entries for kind in entry.modality})
-    if area is not None and area not in areas:
-        raise unknown("area", area, areas)
-    if modality is not None and modality not in modalities:
-        raise unknown("modality", modality, modalities)
-    kept = [
-        entry
-        for entry in entries
-        if area in (None, entry.area) and (modality is None or {modality, "any"} & set(entry.modality))
-    ]
-    if as_json:
-        names = "id name area kind level modality paper summary module"
-        show.as_json({"systems": [_fields(entry, names) for entry in kept]})
-    else:
-        show.systems(kept)
+app.command(epilog=_examples(*_add.EXAMPLES))(_add.add)
+app.command(epilog=_examples(*_systems.EXAMPLES))(_systems.systems)
 
 
 def _load(run: str, threads: str | None) -> Any:

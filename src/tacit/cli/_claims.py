@@ -247,6 +247,45 @@ def table(
         print(path)
 
 
+@app.command(epilog="[dim]Example[/]\n\ntacit claims draw uniformity-tolerance")
+def draw(
+    name: Annotated[Word, typer.Argument(metavar="NAME", help="A system.", show_default=False)] = None,
+    every: Annotated[bool, _switch("--all", "All systems.")] = False,
+    out: Annotated[Word, _option("--out", "DIR", "Folder of the pictures. Default: docs/systems/pictures.")] = None,
+    device: Device = "cpu",
+    evidence: Evidence = None,
+    as_json: Json = False,
+) -> None:
+    """Draw what a system has to show on its page: curves from the records, and its own pictures.
+
+    What its claims have trained on this machine is drawn; what they have not is trained first.
+    """
+    from tacit import catalogue
+    from tacit.claims._drawings import PICTURES
+    from tacit.claims._drawings import draw as draw_one
+    from tacit.claims._evidence import EVIDENCE, standings
+    from tacit.claims._found import read_claims
+    from tacit.claims._marks import Claim
+
+    known = {entry.id: entry for entry in reversed(catalogue.systems())}
+    expect("NAME", name, (name is None) == every, "one system, or --all")
+    if name is not None and name not in known:
+        raise unknown("NAME", name, known)
+    folder, records, drawn = Path(out) if out else PICTURES, Path(evidence) if evidence else EVIDENCE, []
+    with show.aside(as_json):
+        get_ready()
+        _check_device(device)
+        for entry in [known[name]] if name else known.values():
+            claims = [found for found in read_claims(entry) if isinstance(found.mark, Claim)]
+            for path in draw_one(entry, standings(claims, [records]), folder, device=device):
+                drawn.append(path)
+                show.lines([str(path)])
+        if not drawn:
+            show.lines([f"{name or 'no system'} has nothing to draw"])
+    if as_json:
+        show.as_json({"pictures": drawn})
+
+
 @app.command(epilog="[dim]Example[/]\n\ntacit claims tune dcl --trials 8")
 def tune(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A system or one claim.", show_default=False)],

@@ -8,7 +8,6 @@ import math
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from tacit.catalogue import Entry
+    from tacit.news import News
     from tacit.runs import Group, Hit, Run
 
 ROOMY = 110
@@ -112,18 +111,16 @@ def duplicates(groups: Sequence[Group]) -> None:
         lines([f"  {uri}" for uri in group.uris], wrap=False)
 
 
-def systems(entries: Sequence[Entry]) -> None:
-    """The catalogue, area by area; on a narrow terminal without name and level."""
-    console = Console()
-    roomy = not console.is_terminal or console.width >= ROOMY
-    titles = ["id", "name", "kind", "level", "paper", "summary"] if roomy else ["id", "kind", "paper", "summary"]
-    if not console.is_terminal:
-        rows([(entry.area, *(getattr(entry, title) for title in titles)) for entry in entries], ["area", *titles])
-        return
-    for area, members in groupby(entries, key=lambda entry: entry.area):
-        lines(["", area], style="bold")
-        rows([tuple(getattr(entry, title) for title in titles) for entry in members], titles)
-    lines(["", f"{len(entries)} entries; try: tacit learn demo --method ID for those that are learners"])
+def news(found: News) -> None:
+    """What is new for each saved query, the first few, and where the page is."""
+    for name, entries in found.entries.items():
+        lines([f"{name}: {len(entries) or 'nothing'} new"], style="bold")
+        for one in entries[:3]:
+            text = " ".join(one.text.split()) if one.text != one.uri else ""
+            said = f"  {one.score:.2f}  {one.uri}  {text}"
+            width = Console().width
+            lines([said if len(said) <= width else said[: width - 1].rstrip() + "…"], wrap=False)
+    lines([f"Page: {found.page}", f"Atom: {found.feed}"], wrap=False)
 
 
 def labelled(pairs: Iterable[tuple[str, str]], *, width: int = 15) -> None:

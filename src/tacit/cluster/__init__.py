@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "_cpp": ["CPP", "name_clusters"],
+        "_gedi": ["GEDI"],
         "_hidden_classes": ["HiddenClassSearchCV", "estimate_n_clusters"],
         "_ila_sdp": ["LikelihoodAdjustedSDP"],
         "_lbl2vec": ["Lbl2Vec"],

@@ -3,8 +3,11 @@
 from tacit.data._audio import read_audio, resample
 from tacit.data._cache import cache_folder, cache_size, clear_cache
 from tacit.data._captioned import captioned_glyphs, glyph_names
+from tacit.data._clips import clips
 from tacit.data._colored import colored_digits
 from tacit.data._columns import Named
+from tacit.data._compositions import COMPOSITION_WORDS, composition_prompt, compositions
+from tacit.data._contact_sheet import as_picture, contact_sheet
 from tacit.data._dataset import Column, Dataset, as_dataset
 from tacit.data._digits import load_digits
 from tacit.data._drawn import Drawn, draw_scenes, load_demo
@@ -34,6 +37,7 @@ from tacit.data._toys import fractals, gaussian_mixture, shapes, signals, two_vi
 
 __all__ = [
     "CIFAR10_MISTAKES",
+    "COMPOSITION_WORDS",
     "FONTS",
     "OBJECT_COLUMNS",
     "Column",
@@ -50,13 +54,18 @@ __all__ = [
     "Use",
     "arrow_table",
     "as_dataset",
+    "as_picture",
     "asymmetric_noise",
     "average_steps",
     "cache_folder",
     "cache_size",
     "captioned_glyphs",
     "clear_cache",
+    "clips",
     "colored_digits",
+    "composition_prompt",
+    "compositions",
+    "contact_sheet",
     "draw_scenes",
     "drawn_order",
     "ego_networks",

@@ -41,6 +41,7 @@ class Found:
         shape: what a run's config says of the data beside, such as `length`, and what other data is read by.
         counted: how the items are called, in a sentence.
         cached: folder in the cache, if there is one.
+        facts: of each item its date, link and how much it was discussed, where the data says so.
     """
 
     modality: str
@@ -58,6 +59,7 @@ class Found:
     shape: dict[str, Any] = field(default_factory=dict)
     counted: str = ""
     cached: Path | None = None
+    facts: list[dict[str, Any]] | None = None
 
 
 def hash_of(content: bytes) -> str:
@@ -86,6 +88,7 @@ def texts_of(read: _texts.Texts) -> Found:
         skipped=read.skipped,
         remarks=read.remarks,
         snippets=list(_texts.snippets(read.texts)),
+        facts=read.facts,
         counted=f"{len(read.texts):,} text{'s' * (len(read.texts) != 1)} of {median}",
     )
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tacit.data import _arrays, _images, _kinds, _packs, _tables, _texts
+from tacit.data import _arrays, _images, _kinds, _packs, _papers, _tables, _texts, _videos
 from tacit.data._arrays import Points, list_array
 from tacit.data._cache import Fact, FileIndex, cache_folder, megabytes
 from tacit.data._dataset import Dataset
@@ -48,7 +48,7 @@ STORED = (32, 64, 96, 128, 256)
 """Sides in pixels at which images are kept."""
 CHOSEN = (32, 64, 96)
 """Those that are chosen without being asked for."""
-MODALITIES = ("image", "text", "audio", "table", "series", "graph", "pairs", "points")
+MODALITIES = ("image", "text", "audio", "table", "series", "graph", "pairs", "points", "video")
 DRAWN = ("demo", "demo:digits")
 
 
@@ -57,7 +57,7 @@ class Source:
     """What was found in a user's data: a Dataset to learn from, and what is known of its n items.
 
     Attributes:
-        modality: image, text, audio, series, table, graph or points.
+        modality: image (of videos too), text, audio, series, table, graph or points.
         dataset: the column `x`: uint8 (n, c, s, s), float32 (n, d) for points, or what `prepare` of the encoders of its
             kind takes; for texts, which an encoder turns into numbers first, the column `length` alone.
         where: the folder, file or archive that uris are relative to, or what else the items come from.
@@ -77,6 +77,8 @@ class Source:
         texts: the items themselves, where they are texts.
         shape: what `description` says beside, by kind of data: `sample_rate`, `length`, `categories`...
         counted: the items in words; empty for images and points.
+        facts: of each item its `date`, `link` and how much it was `discussed`, where the data says so; never learned
+            from.
     """
 
     modality: str
@@ -99,13 +101,16 @@ class Source:
     texts: list[str] | None = None
     shape: dict[str, Any] = field(default_factory=dict)
     counted: str = ""
+    facts: list[dict[str, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def columns(self) -> dict[str, Any]:
         """What `building.read_columns` makes a learner's columns of: arrays, and texts as they are."""
-        return {"x": self.dataset["x"]} if self.texts is None else {"text": self.texts}
+        if self.texts is not None:
+            return {"text": self.texts}
+        return {name: self.dataset[name] for name in ("x", "clip") if name in self.dataset}
 
     def pairs(self) -> dict[str, Any]:
         """The images that have a caption, and their captions, for a method that reads both.
@@ -199,15 +204,17 @@ def open(
     files that are not images by their names; hidden files are not looked at.
 
     Args:
-        x: a folder with images (texts, sounds) in it or below, those of most files, images in a tie; a zip of them; a
-            glob; a list of paths; an image; a sound; a .npy or .npz; a text file, each line a text; a parquet, csv or
-            jsonl with a column of bytes or of paths (relative to the file) of images or sounds, with texts, with
-            columns source and target (a graph), with id, time and value (series), or of numbers and categories (a
-            table); whatever `read_series` and `read_graph` take; a data frame; a list of texts; a networkx graph;
+        x: a folder with images (texts, sounds, films) in it or below, those of most files, images in a tie; a zip of
+            them; a glob; a list of paths; an image; a sound; a film; a .npy or .npz; a text file, each line a text; a
+            feed (Atom, RSS), a listing of arXiv or Hugging Face's page of papers, saved; a parquet, csv or jsonl with a
+            column of bytes or of paths (relative to the file) of images or sounds, with texts, with columns source and
+            target (a graph), with id, time and value (series), or of numbers and categories (a table); whatever
+            `read_series` and `read_graph` take; a data frame; a list of texts; a networkx graph;
             `"demo"` or `"demo:digits"`; an array or tensor: images (n, h, w), (n, c, h, w) or (n, h, w, c) of whole
             numbers or booleans, the last two also of floats from 0 to 1 (as is (n, h, w) with `modality="image"`),
             with c one of 1, 3 and 4 (the fourth is opacity); series (n, channels, time) of floats; or points (n, d).
-        modality: what it is, where the rules would say otherwise; pairs are images with captions.
+        modality: what it is, where the rules would say otherwise; pairs are images with captions; of a video the
+            frames are read, each folder of numbered images a clip, and the column `clip` says which.
         image_size: side in pixels to learn at, at most 256. If None, it is that of 32, 64 and 96 which is nearest to
             the median of the shorter sides.
         labels: where to look for labels: `"folder"` (the folders that images lie in), the name of a column, `"none"`,
@@ -246,7 +253,8 @@ def open(
                 f"{found.where} ({found.what}) holds no captions: expected a .txt beside each image, or a "
                 "column text or caption"
             )
-        return _images_of(found, image_size, on_error == "raise", cache, num_workers, tell)
+        source = _images_of(found, image_size, on_error == "raise", cache, num_workers, tell)
+        return _videos.with_clips(source, found) if isinstance(found, _videos.Clips) else source
 
 
 def write_skipped(path: str | os.PathLike[str], skipped: Iterable[Skipped]) -> None:
@@ -395,6 +403,8 @@ def _among(files: Files, look: _Look) -> Listing | Points | Found:
         return _kinds.sounds_of(sounds, look.cache, look.tell, look.num_workers, look.like)
     if kind in ("table", "series", "graph"):
         return _one_among(files, kind, look)
+    if kind == "video":
+        return _videos.list_clips(files, labels=look.labels, cache=look.cache, tell=look.tell)
     return list_images(files, modality=look.modality, labels=look.labels)
 
 
@@ -442,6 +452,8 @@ def _find_file(path: Path, look: _Look) -> Listing | Points | Found:
     kind = KINDS.get(ending)
     if ending == "zip":
         return _among(zip_files(path, look.stack), look)
+    if kind == "video" or modality == "video":
+        return _among(named_files([path]), replace(look, modality="video"))
     if kind == "table":
         return _find_table(path, look)
     if kind == "graph" or modality == "graph":
@@ -461,6 +473,8 @@ def _find_file(path: Path, look: _Look) -> Listing | Points | Found:
         return list_array(array, str(path), ending, modality=modality, labels=found)
     if kind == "audio" or modality == "audio":
         return _among(named_files([path]), replace(look, modality="audio"))
+    if ending in _papers.ENDINGS and (papers := _papers.read_papers(path)) is not None:
+        return _kinds.texts_of(papers)
     if ending in _texts.ENDINGS or modality == "text":
         return _kinds.texts_of(_texts.read_lines(path))
     if kind == "image" or modality == "image":
@@ -513,6 +527,7 @@ def _of_kind(found: Found, strict: bool) -> Source:
         texts=found.rows if isinstance(found.rows, list) else None,
         shape=found.shape,
         counted=found.counted,
+        facts=found.facts,
     )
 
 

@@ -44,6 +44,8 @@ class Texts:
     labels_from: str = ""
     skipped: list[Skipped] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    facts: list[dict[str, Any]] | None = None
+    """Of each text its date, link and how much it was discussed, where the file says so."""
 
 
 def text_columns(table: _tables.Table) -> tuple[str, ...]:
@@ -91,17 +93,29 @@ def read_text_table(path: Path, *, labels: str, column: str | None = None) -> Te
         raise DataError(f"{path}: no column holds texts; its columns: {', '.join(table.names[:20]) or 'none'}")
     rows: list[Any] = list(table.values(columns[-1]))
     if len(columns) > 1:
-        rows = [_titled(title, text) for title, text in zip(table.values(columns[0]), rows, strict=True)]
+        rows = [titled(title, text) for title, text in zip(table.values(columns[0]), rows, strict=True)]
     uris = _tables.row_names(table, "", path)
     found, labels_from = _tables.label_columns(table, columns[-1], uris, labels)
-    made = _kept(rows, uris, str(path), f"{kind[1:]} file, column {' and '.join(columns)}")
-    kept = {uri: number for number, uri in enumerate(uris)}
-    made.labels = {name: [values[kept[uri]] for uri in made.uris] for name, values in found.items()}
+    made = kept(rows, uris, str(path), f"{kind[1:]} file, column {' and '.join(columns)}")
+    place = {uri: number for number, uri in enumerate(uris)}
+    made.labels = {name: [values[place[uri]] for uri in made.uris] for name, values in found.items()}
     made.labels_from = labels_from
+    made.facts = _facts(table, [place[uri] for uri in made.uris])
     return made
 
 
-def _titled(title: Any, text: Any) -> Any:
+def _facts(table: _tables.Table, rows: Sequence[int]) -> list[dict[str, Any]] | None:
+    """What the columns beside say of these rows."""
+    from tacit.data._papers import FACTS, facts_of
+
+    names = [name for name in table.names if name.lower() in {word for words in FACTS.values() for word in words}]
+    if not names:
+        return None
+    columns = {name: list(table.values(name)) for name in names}
+    return [facts_of({name: values[row] for name, values in columns.items()}) for row in rows]
+
+
+def titled(title: Any, text: Any) -> Any:
     return (
         f"{title.strip().rstrip('.')}. {text}" if isinstance(title, str) and title and isinstance(text, str) else text
     )
@@ -118,7 +132,7 @@ def read_lines(path: Path) -> Texts:
     except Unreadable as error:
         raise DataError(f"{path} cannot be read as text: {error}") from error
     lines = re.split(r"\r\n|\r|\n", text)
-    made = _kept(lines, [f"{path.name}:{number}" for number in range(1, len(lines) + 1)], str(path), "a text a line")
+    made = kept(lines, [f"{path.name}:{number}" for number in range(1, len(lines) + 1)], str(path), "a text a line")
     made.skipped = [one for one in made.skipped if not one.reason.startswith("empty")]  # blank lines only part others
     made.remarks += [f"The file is {note}." for note in notes]
     return made
@@ -138,7 +152,7 @@ def read_files(
         except Unreadable as error:
             skipped.append(Skipped(name, str(error)))
         told(number)
-    made = _kept(texts, uris, where, what)
+    made = kept(texts, uris, where, what)
     made.skipped = skipped + made.skipped
     if notes:
         made.remarks.append(f"{notes:,} files are not in UTF-8 and were read as their byte-order mark says.")
@@ -148,10 +162,10 @@ def read_files(
 def read_list(texts: Iterable[Any]) -> Texts:
     """Texts that Python holds."""
     rows = list(texts)
-    return _kept(rows, [str(number) for number in range(len(rows))], "a list", "texts")
+    return kept(rows, [str(number) for number in range(len(rows))], "a list", "texts")
 
 
-def _kept(texts: Sequence[Any], uris: Sequence[str], where: str, what: str) -> Texts:
+def kept(texts: Sequence[Any], uris: Sequence[str], where: str, what: str) -> Texts:
     """Without those that are empty or no text, the longest ones cut."""
     made = Texts([], [], where, what)
     cut = 0
@@ -193,7 +207,7 @@ def _decoded(data: bytes, name: str, *, whole: bool = False) -> tuple[str, list[
     if "\0" in text[:1000]:
         raise Unreadable("not a text: it holds zero bytes")
     if name.lower().endswith((".html", ".htm", ".xml")):
-        text = _without_marks(text)
+        text = without_marks(text)
     return text, ["in UTF-16"] if marked else []
 
 
@@ -213,7 +227,7 @@ class _Plain(html.parser.HTMLParser):
             self.text.write(data + " ")
 
 
-def _without_marks(text: str) -> str:
+def without_marks(text: str) -> str:
     parser = _Plain()
     parser.feed(text)
     return " ".join(parser.text.getvalue().split())

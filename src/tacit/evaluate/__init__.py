@@ -12,6 +12,14 @@ from tacit.evaluate._membership import membership_auroc, membership_rate
 from tacit.evaluate._neighbours import approximate_neighbours, neighbours
 from tacit.evaluate._restoration import psnr, ssim
 from tacit.evaluate._retrieval import mrr, ndcg, ranking_scores, recall_at
+from tacit.evaluate._segmentation import (
+    box_iou,
+    corloc,
+    largest_regions,
+    mask_average_precision,
+    mask_boxes,
+    mask_iou,
+)
 from tacit.evaluate._spectrum import effective_rank, rankme
 from tacit.evaluate._sphere import alignment, uniformity
 from tacit.evaluate._streams import incremental_tasks
@@ -24,7 +32,9 @@ __all__ = [
     "ami",
     "approximate_neighbours",
     "ari",
+    "box_iou",
     "clustering_accuracy",
+    "corloc",
     "dense_features",
     "effective_rank",
     "episodes",
@@ -32,7 +42,11 @@ __all__ = [
     "incremental_tasks",
     "knn_accuracy",
     "knn_predict",
+    "largest_regions",
     "linear_probe",
+    "mask_average_precision",
+    "mask_boxes",
+    "mask_iou",
     "mean_interval",
     "mean_iou",
     "membership_auroc",

@@ -6,16 +6,19 @@ from tacit.catalogue import systems
 from tacit.losses._contrastive import InfoNCE, NTXent, info_nce, nt_xent, pair_similarity
 from tacit.losses._dino import dino_loss, masked_patch_loss
 from tacit.losses._koleo import KoLeoLoss, koleo_loss
+from tacit.losses._mmd import MMDLoss, mmd_loss
 from tacit.losses._similarity import similarity_logsumexp
 
 __all__ = [
     "InfoNCE",
     "KoLeoLoss",
+    "MMDLoss",
     "NTXent",
     "dino_loss",
     "info_nce",
     "koleo_loss",
     "masked_patch_loss",
+    "mmd_loss",
     "nt_xent",
     "pair_similarity",
     "similarity_logsumexp",

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "_clip": ["CLIP"],
         "_cwcl": ["CWCL", "CWCLoss", "cwcl_loss"],
+        "_ovdiff": ["PrototypeSegmenter", "ovdiff"],
         "_loki": ["Loki", "embedding_metric", "graph_metric", "locus", "tree_metric"],
         "_pouf": ["POUF", "pouf_loss"],
         "_text_to_concept": ["TextToConcept"],

@@ -6,6 +6,7 @@ from tacit.nn._bank import MemoryBank
 from tacit.nn._centering import Centering, rising
 from tacit.nn._classifier import Classifier
 from tacit.nn._coding_rate import coding_rate, grouped_coding_rate
+from tacit.nn._conditional_unet import AttentionMaps, ConditionalUNet
 from tacit.nn._conv4 import Conv4
 from tacit.nn._crops import encode_crops
 from tacit.nn._decoder import CrossAttention, DecoderBlock
@@ -15,6 +16,7 @@ from tacit.nn._distributed import gather, rank, world_size
 from tacit.nn._encoder import ImageEncoder
 from tacit.nn._encoders import encoder, encoder_arguments, modality_of, read_pretrained_config
 from tacit.nn._energies import ClassifierEnergy, Energy, LikenessEnergy, MeasurementEnergy
+from tacit.nn._gradient_estimator import GradientEstimator
 from tacit.nn._graph import GIN, GraphEncoder
 from tacit.nn._graph_features import GraphFeaturesEncoder, node_profiles
 from tacit.nn._heads import mlp
@@ -36,7 +38,9 @@ from tacit.nn._prototypes import Prototypes
 from tacit.nn._quantizer import GumbelQuantizer, Quantized, diversity_loss, perplexity
 from tacit.nn._queue import Queue
 from tacit.nn._resnet import ResNet
+from tacit.nn._seq2seq import Seq2Seq, corrupt_spans
 from tacit.nn._series import SeriesCNN, SeriesEncoder, SeriesTransformer
+from tacit.nn._sgld import ReplayBuffer, langevin
 from tacit.nn._sinkhorn import sinkhorn
 from tacit.nn._sorting import relaxed_sort, relaxed_top_k
 from tacit.nn._ssm import DiagonalSSM, SSMBlock
@@ -49,6 +53,7 @@ from tacit.nn._vit import Attention, Block, ViT, initialize_linear, patchify, si
 __all__ = [
     "GIN",
     "Attention",
+    "AttentionMaps",
     "AudioCNN",
     "AudioConv",
     "AudioEncoder",
@@ -58,6 +63,7 @@ __all__ = [
     "Classifier",
     "ClassifierEnergy",
     "Colorization",
+    "ConditionalUNet",
     "Conv4",
     "CrossAttention",
     "DINOHead",
@@ -66,6 +72,7 @@ __all__ = [
     "DiagonalSSM",
     "Diffusion",
     "Energy",
+    "GradientEstimator",
     "GraphEncoder",
     "GraphFeaturesEncoder",
     "GumbelQuantizer",
@@ -85,8 +92,10 @@ __all__ = [
     "Quantized",
     "Queue",
     "RandomProjection",
+    "ReplayBuffer",
     "ResNet",
     "SSMBlock",
+    "Seq2Seq",
     "SeriesCNN",
     "SeriesEncoder",
     "SeriesTransformer",
@@ -100,6 +109,7 @@ __all__ = [
     "ViT",
     "block_masks",
     "coding_rate",
+    "corrupt_spans",
     "diversity_loss",
     "encode_crops",
     "encode_masked",
@@ -109,6 +119,7 @@ __all__ = [
     "gaussian_kernel",
     "grouped_coding_rate",
     "initialize_linear",
+    "langevin",
     "mask_counts",
     "mlp",
     "modality_of",

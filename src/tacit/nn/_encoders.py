@@ -13,6 +13,8 @@ from tacit.nn import (
     _ssm,  # noqa: F401  # enters its body in TEXT
 )
 from tacit.nn._audio import AudioCNN, AudioConv, AudioTransformer, LogMelStatistics
+from tacit.nn._conditional_unet import ConditionalUNet
+from tacit.nn._encoder import ImageEncoder
 from tacit.nn._graph import GIN
 from tacit.nn._graph_features import GraphFeaturesEncoder
 from tacit.nn._item_encoder import ItemEncoder
@@ -22,7 +24,8 @@ from tacit.nn._series import SeriesCNN, SeriesTransformer
 from tacit.nn._table import TableMLP
 from tacit.nn._text import TEXT, TextEncoder
 
-ITEMS: dict[str, type[ItemEncoder]] = {
+ENCODERS: dict[str, type[ItemEncoder | ImageEncoder]] = {
+    "unet-tokens": ConditionalUNet,
     **dict.fromkeys(TEXT, TextEncoder),
     "lsa": LSAEncoder,
     "sent2vec": NgramBag,
@@ -36,7 +39,10 @@ ITEMS: dict[str, type[ItemEncoder]] = {
     "gin": GIN,
     "graph-features": GraphFeaturesEncoder,
 }
-"""Encoders of what is no image, by name."""
+"""Encoders of what is no image, and those of images that came after `nn._build`, by name.
+
+Recorded evidence stands on `_build`, so a new name is added here.
+"""
 
 SAID = {"depth", "source", "body"}
 """Arguments that the name says."""
@@ -46,7 +52,7 @@ def encoder(name: str, **config: Any) -> Any:
     """An encoder by its name, with random weights; `encoder(**other.config)` is the same network as `other`.
 
     Args:
-        name: for images `"resnet8"` (width 16), `"resnet18"`, `"resnet34"`, `"resnet50"`; `"conv4"`; `"unet"`; `"vit"`,
+        name: for images `"resnet8"` (width 16), `"resnet18"`, `"resnet34"`, `"resnet50"`; `"conv4"`; `"unet"`, `"unet-tokens"`; `"vit"`,
             `"vit-micro"`, `"vit-tiny"`, `"vit-small"`; or `"timm:NAME"`, `"hf:NAME"`, which bring their weights
             unless `pretrained=False`. For texts `"text-transformer"`, `"text-bilstm"`, `"text-gated-cnn"`,
             `"text-bag"`, `"text-ssm"`, `"lsa"`, `"sent2vec"`; for sounds `"audio-cnn"`, `"audio-conv"`,
@@ -65,13 +71,13 @@ def encoder(name: str, **config: Any) -> Any:
     >>> encoder("resnet8", image_size=16).dim, encoder("text-bag", dim=32).config["vocab_size"]
     (64, 8000)
     """
-    if name not in ITEMS:
+    if name not in ENCODERS:
         return images.encoder(name, **config)
     known = encoder_arguments(name)
     for argument in config:
         if argument not in known:
             raise unknown(f"argument of {name}", argument, known)
-    return ITEMS[name](**({"body": TEXT[name]} if name in TEXT else {}), **config)
+    return ENCODERS[name](**({"body": TEXT[name]} if name in TEXT else {}), **config)
 
 
 def encoder_arguments(name: str) -> set[str]:
@@ -98,4 +104,4 @@ def modality_of(name: str) -> str:
 
 
 def _class_of(name: str) -> Callable[..., Any]:
-    return ITEMS[name] if name in ITEMS else images._builder(name)[0]
+    return ENCODERS[name] if name in ENCODERS else images._builder(name)[0]

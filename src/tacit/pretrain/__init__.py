@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "_dcl": ["DCL", "DecoupledContrastiveLoss", "decoupled_contrastive_loss"],
         "_diffusion_probe": ["DiffusionProbe", "Reading", "compare_readings"],
         "_dinov2": ["DINOv2"],
+        "_diti": ["DiTi"],
         "_electra": ["Electra"],
         "_g_simclr": ["GSimCLR", "spread_batches"],
         "_gcc": ["GCC"],

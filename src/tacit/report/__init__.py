@@ -7,7 +7,6 @@ __getattr__, __dir__, __all__ = _lazy.attach(
     submod_attrs={
         "_audit": ["write_audit"],
         "_card": ["write_card"],
-        "_contact_sheet": ["as_picture", "contact_sheet"],
         "_clusters": ["Clusters", "find_clusters"],
         "_duplicates": ["DuplicateGroup", "near_duplicates"],
         "_map": ["neighbour_map"],

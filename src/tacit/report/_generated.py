@@ -16,7 +16,7 @@ FOLDER, SHEET, MADE = "generated", "contact-sheet.png", "made.json"
 SHOWN = 12
 """Contact sheets on the page, the newest."""
 LARGEST_SIDE, LARGEST_BYTES = 4096, 600_000
-ANSWERS = {"label": "labelled", "suggest": "suggested", "cluster": "clustered"}
+ANSWERS = {"label": "labelled", "suggest": "suggested", "cluster": "clustered", "segment": "segmented"}
 """Command, and the folder that it writes to."""
 LISTS, LISTED = 24, 48
 """Lists of texts of an answer on the page, and items of each."""
@@ -79,7 +79,7 @@ def _picture(path: Path) -> dict[str, Any]:
 
 
 def answers(run_folder: Path, *, pictures: bool = True) -> list[dict[str, Any]]:
-    """What `tacit label`, `suggest` and `cluster` left in the run's folder: as `generated`, and `verb`."""
+    """What `tacit label`, `suggest`, `cluster` and `segment` left in the run's folder: as `generated`, and `verb`."""
     return [
         {**one, "verb": verb}
         for verb, folder in ANSWERS.items()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tacit.catalogue import system
-from tacit.claims import Bench, Comparison, Trial, claim
+from tacit.claims import Bench, Comparison, Picture, Trial, claim, drawing
 from tacit.embedding import encode, evaluating, prepared
 from tacit.errors import ArgumentError, expect
 from tacit.learner import encoder_of
@@ -285,6 +285,21 @@ def few_labels_suffice(bench: Bench) -> Comparison:
         return -_mean(found), -_mean(_supervised_gap(trial, task) for task in tasks)
 
     return bench.trials(gaps, baseline="mean of three methods with all labels", better_by=0.0, setting=SETTING)
+
+
+@drawing(
+    "A class of Fashion-MNIST is forgotten: accuracy on items that are kept, forgotten and were never seen, and the "
+    "share of the forgotten that an attack still takes for members. Good is what lies where training anew lies.",
+    steps={"small": 300},
+)
+def audit(bench: Bench, trial: Trial) -> Picture:
+    (task,) = _tasks(bench, trial, "class")
+    unlearned = label_agnostic_forgetting(task.model, task.kept.x, task.forgotten.x, **_words(trial, task))
+    models = {"before": task.model, "unlearned by LAF": unlearned, "trained anew": task.oracle}
+    scores = {name: task.scores(model) for name, model in models.items()}
+    measures = list(scores["before"])
+    curves = {name: [found[measure].value for measure in measures] for name, found in scores.items()}
+    return trial.plot(measures, curves, x_label="", y_label="accuracy, or share")
 
 
 def _tasks(bench: Bench, trial: Trial, *names: str) -> list[Forgetting]:

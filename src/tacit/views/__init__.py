@@ -16,6 +16,7 @@ from tacit.views._geometry import (
     resized_crop,
     rotate,
 )
+from tacit.views._pmi import mask_by_score, pointwise_mutual_information
 from tacit.views._presets import Views, multi_crop, two_crops
 from tacit.views._rows import RowCorruption
 from tacit.views._series import Jitter, Scaling, SeriesCrop, SpanMask, span_mask, two_series_views
@@ -50,9 +51,11 @@ __all__ = [
     "crop_tokens",
     "drop_tokens",
     "frame_spans",
+    "mask_by_score",
     "mask_tokens",
     "mirror_changes_meaning",
     "multi_crop",
+    "pointwise_mutual_information",
     "resized_crop",
     "rotate",
     "span_mask",
