@@ -1,4 +1,4 @@
-"""The page of each system, docs/systems/ID.md: what it is for, how to call it, what came of its claims, its pictures."""
+"""The page of each system, docs/systems/ID.md: what it is for, how to call it, what its claims came to, pictures."""
 
 from __future__ import annotations
 

@@ -52,12 +52,12 @@ def encoder(name: str, **config: Any) -> Any:
     """An encoder by its name, with random weights; `encoder(**other.config)` is the same network as `other`.
 
     Args:
-        name: for images `"resnet8"` (width 16), `"resnet18"`, `"resnet34"`, `"resnet50"`; `"conv4"`; `"unet"`, `"unet-tokens"`; `"vit"`,
-            `"vit-micro"`, `"vit-tiny"`, `"vit-small"`; or `"timm:NAME"`, `"hf:NAME"`, which bring their weights
-            unless `pretrained=False`. For texts `"text-transformer"`, `"text-bilstm"`, `"text-gated-cnn"`,
-            `"text-bag"`, `"text-ssm"`, `"lsa"`, `"sent2vec"`; for sounds `"audio-cnn"`, `"audio-conv"`,
-            `"audio-transformer"`, `"audio-log-mel"`; for series `"series-transformer"`, `"series-cnn"`; for tables
-            `"table-mlp"`; for graphs `"gin"`, `"graph-features"`.
+        name: for images `"resnet8"` (width 16), `"resnet18"`, `"resnet34"`, `"resnet50"`; `"conv4"`; `"unet"`,
+            `"unet-tokens"`; `"vit"`, `"vit-micro"`, `"vit-tiny"`, `"vit-small"`; or `"timm:NAME"`, `"hf:NAME"`, which
+            bring their weights unless `pretrained=False`. For texts `"text-transformer"`, `"text-bilstm"`,
+            `"text-gated-cnn"`, `"text-bag"`, `"text-ssm"`, `"lsa"`, `"sent2vec"`; for sounds `"audio-cnn"`,
+            `"audio-conv"`, `"audio-transformer"`, `"audio-log-mel"`; for series `"series-transformer"`,
+            `"series-cnn"`; for tables `"table-mlp"`; for graphs `"gin"`, `"graph-features"`.
         config: arguments of the class: `ResNet`, `Conv4`, `UNet`, `ViT`, `TimmEncoder`, `TransformersEncoder`,
             `TextEncoder`, `AudioCNN`, `SeriesTransformer`, `TableMLP`, `GIN`...
 
