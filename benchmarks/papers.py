@@ -23,7 +23,7 @@ from tacit.metric import BM25
 
 HERE = Path(__file__).parent
 SEEDS = 3
-STEPS = {"sent2vec": 1500}
+STEPS = {"sent2vec": 300}
 
 
 def texts_of(shared: Path) -> tuple[list[str], list[str]]:

@@ -87,7 +87,7 @@ export class ScatterMap {
 
   fit() {
     const { left, right, low, high } = this.bounds;
-    const edge = Math.min(this.width, this.height) < 420 ? 44 : 96, aside = this.width > 760 ? Math.min(262, 0.3 * this.width) : 0; // the legend stands there
+    const edge = Math.min(this.width, this.height) < 420 ? 44 : 96, aside = this.width > 760 && !this.stage.querySelector("#legend").hidden ? Math.min(240, 0.25 * this.width) : 0;
     this.whole = Math.min((this.width - edge - aside) / Math.max(right - left, 1e-9), (this.height - edge) / Math.max(high - low, 1e-9));
     this.whole = Math.max(this.whole, 1e-9) || 1;
     this.view = { x: (left + right) / 2 - aside / 2 / this.whole, y: (low + high) / 2, scale: this.whole };

@@ -64,7 +64,7 @@ class ContinuedPretrainUDA(ClassifierMixin, BaseEstimator):
         verbalizer: class -> what is said for it; None: the class as a text.
         infill_prompt, label_prompt: what is put before the text, in phase 1 and 2.
         pretrain_share: share of the steps that are phase 1, in [0, 1); counts for `cpt` alone.
-        penalty: weight of the discrepancy; counts for `mmd` alone.
+        penalty: weight of the discrepancy; counts for `mmd` alone. At 1 the features collapsed on made-up texts.
         vocab_size: most words.
         max_length: tokens of a text that are read, the prompt's among them.
         dim, num_layers, num_heads: of encoder and decoder alike.
@@ -111,7 +111,7 @@ class ContinuedPretrainUDA(ClassifierMixin, BaseEstimator):
         infill_prompt: str = "fill in the blanks",
         label_prompt: str = "what is this about",
         pretrain_share: float = 0.75,
-        penalty: float = 1.0,
+        penalty: float = 0.1,
         vocab_size: int = 8000,
         max_length: int = 64,
         dim: int = 128,
@@ -414,7 +414,8 @@ def better_than_source_alone(bench: Bench) -> Comparison:
     """Accuracy on unseen target texts, against the same steps on labelled source texts.
 
     That the domains differ was measured with TF-IDF and logistic regression, as many texts of each class on both
-    sides: 0.75 from source to target, 0.82 within the target.
+    sides: 0.75 from source to target, 0.82 within the target. On a validation part, infilling from nothing still says
+    words by their frequency after some hundred steps, so that at this length little can have been learned by it.
     """
     sides = _on_news(bench, {"method": "cpt"}, {"method": "source"})
     return bench.trials(sides, baseline="labelled source texts alone, equal steps", better_by=0.0, setting=SETTING)

@@ -380,12 +380,15 @@ def _asked(n: int, seed: int, task: str, style: str = "studio") -> tuple[Tensor,
 @claim(
     "weights of the time steps matter more the wider the domain gap",
     reported="a relationship between domain gap and timestep sensitivity, particularly for SD3-m (abstract)",
-    proxy="weights learned from 100 labelled scenes; attribute binding on scenes of another style, and on its own",
+    proxy="weights learned from 100 labelled scenes; colour on scenes of another style, and on its own",
     steps={"small": 1000, "full": 10_000},
 )
 def weights_bridge_the_gap(bench: Bench) -> Comparison:
-    """What learned weights gain over uniform ones in accuracy at attribution: "daylight", and on own images."""
-    scenes, task = composed_scenes(bench), task_data(bench, "attribution", "daylight")
+    """What learned weights gain over uniform ones in accuracy at colour: in the style "daylight", and on own images.
+
+    Colour is the task in which the gap between the two is wide.
+    """
+    scenes, task = composed_scenes(bench), task_data(bench, "colour", "daylight")
 
     def both(trial: Trial) -> tuple[float, float]:
         part, _ = trial.split(scenes)
@@ -395,7 +398,7 @@ def weights_bridge_the_gap(bench: Bench) -> Comparison:
         errors = model.errors(unseen.columns["x"], unseen.columns["prompts"])
         learned = learn_weights(model.errors(few.x, few.columns["prompts"]), few.y, seed=trial.seed)
         answers = torch.stack([(errors @ learned).argmin(1), model.choose(errors)], 1)
-        _, prompts, y = _asked(len(few) + len(unseen), trial.seed + 50_000, "attribution")
+        _, prompts, y = _asked(len(few) + len(unseen), trial.seed + 50_000, "colour")
         errors, n = model.errors(own_scenes(ddpm, prompts, y), prompts), len(few)
         learned = learn_weights(errors[:n], y[:n], seed=trial.seed)
         own = torch.stack([(errors[n:] @ learned).argmin(1), model.choose(errors[n:])], 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tacit.data._drawn import (
@@ -177,7 +179,7 @@ def _object(factors: dict[str, Array], chance: _Chance) -> Array:
     """One object for each scene; in scenes without it any."""
     n = len(factors["shape"])
     drawn = np.zeros(n, _SCENE)
-    kinds = {"shape": SHAPES, "colour": COLOURS, "texture": TEXTURES}
+    kinds: dict[str, Any] = {"shape": SHAPES, "colour": COLOURS, "texture": TEXTURES}
     for name, known in kinds.items():
         numbers = np.array([list(known).index(value) for value in FACTORS[name]])
         drawn[name] = numbers[factors[name]]

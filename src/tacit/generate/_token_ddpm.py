@@ -160,7 +160,8 @@ def phrases_bind() -> tuple[float, float]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = ConditionalUNet(8, 3, width=8, attention=(8, 4), multipliers=(1, 2), n_tokens=len(COMPOSITION_WORDS))
-        torch.nn.init.normal_(network.out[2].weight, std=0.3)  # it starts near 0
+        for parameter in network.out.parameters():  # which start near 0
+            torch.nn.init.normal_(parameter, std=0.3)
         x = torch.randn(1, 3, 8, 8)
     prompts = [("red ring", "blue cross"), ("cross blue", "ring red"), ("blue ring", "red cross")]
     with torch.no_grad():

@@ -38,7 +38,7 @@ def ovdiff(
     n_parts: int = 8,
     background: bool = True,
     num_steps: int = 25,
-    guidance_scale: float = 2.0,
+    guidance_scale: float = 3.0,
     supports: Tensor | None = None,
     segmenter: Callable[[Tensor], Tensor] | None = None,
     seed: int = 0,
@@ -175,7 +175,8 @@ def attribution(text2image: TokenDDPM, images: Tensor, prompts: Tensor) -> Tenso
 
     Words that say nothing (token 0) get the rest, so that values lie in [0, 1].
     """
-    encoder, diffusion = text2image.encoder, text2image.diffusion
+    encoder: Any = text2image.encoder
+    diffusion = text2image.diffusion
     clean = 2 * as_float(images, encoder.image_size) - 1
     clean = clean.to(diffusion.alpha_bar.device)
     tokens = prompts.to(clean.device)

@@ -56,7 +56,7 @@ class TokenAttention(nn.Module):
         self.attention = CrossAttention(channels, heads)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        places = sincos_positions(*x.shape[-2:], self.position.in_features).to(x)
+        places = sincos_positions(x.shape[2], x.shape[3], self.position.in_features).to(x)
         queries = self.norm(x).flatten(2).transpose(1, 2) + self.position(places)
         found = self.attention(queries, self.context(self.norm_context(context)))
         return x + found.transpose(1, 2).reshape(x.shape)
@@ -193,7 +193,7 @@ class ConditionalUNet(UNet):
         maps, hooks = AttentionMaps(), []
         for layer in layers:
             own = self._block(layer).block.attention.attention
-            cross = self._block(layer).words.attention  # type: ignore[union-attr]
+            cross = self._block(layer).words.attention
             hooks.append(own.register_forward_hook(_keeps(maps.own, layer, _own_weights)))
             hooks.append(cross.register_forward_hook(_keeps(maps.cross, layer, _cross_weights)))
         try:
