@@ -28,10 +28,17 @@ class Helper:
 
     def submit(self, job: Callable[..., Answer], *arguments: Any) -> Future[Answer]:
         with self._lock:
-            if self._pool is None:
-                spawn = multiprocessing.get_context("spawn")
-                self._pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin, initargs=(os.getpid(),))
-            return self._pool.submit(job, *arguments)
+            try:
+                return self._begun().submit(job, *arguments)
+            except BrokenProcessPool:  # it was killed since; another is started
+                self._pool = None
+                return self._begun().submit(job, *arguments)
+
+    def _begun(self) -> ProcessPoolExecutor:
+        if self._pool is None:
+            spawn = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin, initargs=(os.getpid(),))
+        return self._pool
 
     def ask(self, job: Callable[..., Answer], *arguments: Any, wait: float = 120.0) -> Answer:
         """What the job gives.

@@ -80,7 +80,7 @@ def concept_masks(rows: Tensor, salience: Tensor, *, at_least: int = 10) -> Mask
     """Concepts from self-attention: two rounds of merging, with all that is not salient left out in between.
 
     1. Levels of `finch` on the rows; the coarsest with `at_least` clusters is kept, and the largest distance of its
-       links as a limit.
+       links as a limit. Where that is the first level there is none, as in the authors' code.
     2. Clusters whose mean salience is not above the image's are dropped.
     3. The others merge as before, but only over links within the limit, and only where they touch, until none does.
 

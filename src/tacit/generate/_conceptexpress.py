@@ -352,7 +352,7 @@ def concepts_are_counted(bench: Bench) -> Comparison:
         finder = ConceptExpress(painter(trial, part), random_state=trial.seed)
         counts = torch.tensor([finder.count(image) for image in test.x])
         true = test.columns["count"]
-        return (counts == true).float().mean().item(), (true == 2).float().mean().item()  # type: ignore[union-attr]
+        return (counts == true).float().mean().item(), (true == 2).float().mean().item()
 
     return bench.trials(both, baseline="always two", better_by=0.0)
 
