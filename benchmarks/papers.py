@@ -92,6 +92,10 @@ def main(shared: Path) -> None:
         f"steps, the mean of {SEEDS} seeds, whose deviation is at most {100 * spread['sent2vec']:.0f} points; the last "
         "column adds the two scores, each divided by its greatest, as `tacit systems` does.",
     ]
+    best = [max(found[one.id].items(), key=lambda pair: pair[1])[0] for one in lists]
+    remarks.append(
+        "Best on each list: " + ", ".join(f"{name} ({one.name})" for one, name in zip(lists, best, strict=True)) + "."
+    )
     made = {"n": len(ids), "date": date.today().isoformat(), "recall": found, "remarks": remarks}
     (HERE / "papers.json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=1))

@@ -41,5 +41,5 @@ def test_the_page_is_up_to_date(page):
 
 
 def _without_verdicts(page):
-    rows = page.split("## How far")[0], page.split("\n## Learn without labels\n")[1].split("## Does a search")[0]
+    rows = page.split("## How far")[0], page.split("\n## Learn without labels\n")[1].split("## Your own papers")[0]
     return re.sub(rf"(\| (?:{chr(124).join(catalogue.LEVELS)}) )\|.*\|$", r"\1|", "".join(rows), flags=re.M)

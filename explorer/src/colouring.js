@@ -1,7 +1,7 @@
 // What colours the points: clusters, labels, numbers, and what a person and a probe have said. With its legend.
 
 import { h, count, figure, percent } from "./dom.js";
-import { ofClass, ofShare, css, blend, parse } from "./colour.js";
+import { ofClass, ofShare, css, blend } from "./colour.js";
 
 const SHADES = 32, LEVELS = 8, NAMED = 60;
 
@@ -110,7 +110,7 @@ export class Colouring {
     if (!about || about.kind !== "classes" || about.classes.length > NAMED) return [];
     const { map } = this.app, xs = about.classes.map(() => []), ys = about.classes.map(() => []), step = Math.max(1, Math.floor(map.m / 60_000));
     for (let j = 0; j < map.m; j += step) {
-      const k = this.classOf(map.row[j]);
+      const k = this.column.told ? this.column.values[map.row[j]] : this.classOf(map.row[j]); // of labels, where they were given
       if (k >= 0) { xs[k].push(map.x[j]); ys[k].push(map.y[j]); }
     }
     const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
@@ -127,9 +127,8 @@ export class Colouring {
       return;
     }
     if (!about.classes.length) { legend.replaceChildren(h("p.more", "nothing labelled yet")); return; }
-    const order = about.classes.map((_, i) => i).sort((a, b) => (/^cluster$|^yours/.test(about.name) ? 0 : 0) || a - b);
     legend.replaceChildren(
-      ...order.map((i) => h("button.kind", { "aria-pressed": String(this.alone === i), title: "Show alone; with Shift: choose all", onclick: (event) => (event.shiftKey ? this.choose(i) : this.only(i)) },
+      ...about.classes.map((_, i) => h("button.kind", { "aria-pressed": String(this.alone === i), title: "Show alone; with Shift: choose all", onclick: (event) => (event.shiftKey ? this.choose(i) : this.only(i)) },
         h("i", { style: { background: css(this.classColour(i)) } }), h("span", { dir: "auto" }, about.classes[i]), h("small", (about.counts[i] ?? 0).toLocaleString("en")))),
       about.rest ? h("p.more", `and ${count(about.rest, "rarer one")}, in grey`) : "",
       column.told ? h("p.more", "predicted ones are the paler, the less sure") : "",
@@ -164,5 +163,3 @@ export class Colouring {
     return found.map(([key, value]) => (String(value).startsWith(`${key} `) ? ["", value] : [key, value]));
   }
 }
-
-export { parse };

@@ -4,7 +4,7 @@ import { open } from "./source.js";
 import { Items, Pictures, gallery, likeness } from "./items.js";
 import { ScatterMap, SHOWN, FADED, CHOSEN } from "./map.js";
 import { Colouring } from "./colouring.js";
-import { h, say, whisper, count, figure, percent, isTyping } from "./dom.js";
+import { h, say, whisper, count } from "./dom.js";
 import { css } from "./colour.js";
 import { ClustersView, DuplicatesView, OutliersView, SkippedView } from "./review.js";
 import { AskView } from "./ask.js";
@@ -342,5 +342,3 @@ app.start().catch((error) => {
   find("veil").firstElementChild.replaceChildren(h("b", "This run cannot be shown."), h("br"), error.message || String(error));
   if (error.name !== "Refused" && !error.status) console.error(error);
 });
-
-export { figure, percent };

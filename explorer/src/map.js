@@ -6,7 +6,8 @@
 
 import { css, pack, parse, blend } from "./colour.js";
 
-const FRAME = 22; // milliseconds for points while the map moves
+const FRAME = 16; // milliseconds for points while the map moves
+const SMOOTH = 30_000; // of more points, rims are drawn hard while the map moves
 export const SHOWN = 0, FADED = 1, CHOSEN = 2;
 
 export class ScatterMap {
@@ -167,7 +168,7 @@ export class ScatterMap {
     this.drawPoints(drawn);
     this.pen.putImageData(this.image, 0, 0);
     const spent = performance.now() - began;
-    if (drawn > 5000) this.perPoint = 0.7 * this.perPoint + 0.3 * (spent / drawn);
+    if (drawn > 5000 && this.moving) this.perPoint = 0.7 * this.perPoint + 0.3 * (spent / drawn);
     this.drawMarks();
     this.frames = (this.frames ?? 0) + 1;
     this.lastDraw = { spent, drawn };
@@ -177,7 +178,7 @@ export class ScatterMap {
     const { raster, x, y, ink, row, state, pixels } = this, w = this.base.width, h = this.base.height;
     const scale = this.view.scale * pixels, cx = w / 2 - this.view.x * scale, cy = h / 2 + this.view.y * scale;
     raster.fill(pack(this.paper));
-    const disc = stencil(this.radius * pixels), big = stencil(this.radius * pixels + 1.5 * pixels), faint = stencil(this.radius * pixels * 0.8);
+    const disc = stencil(this.radius * pixels, this.moving && this.m > SMOOTH), big = stencil(this.radius * pixels + 1.5 * pixels), faint = stencil(this.radius * pixels * 0.8);
     const grey = pack(this.grey), some = this.anyState;
     const put = ({ cells, reach, edges }, left, top, colour) => {
       if (left < reach || top < reach || left >= w - reach || top >= h - reach) return;
@@ -425,20 +426,20 @@ function shuffled(order) {
 }
 
 const stencils = new Map();
-/** the pixels of a disc: cells wholly inside, edges with the share that is, in 256ths */
-function stencil(radius) {
-  const r = Math.max(0.6, Math.round(radius * 4) / 4);
-  if (stencils.has(r)) return stencils.get(r);
+/** the pixels of a disc: cells wholly inside, edges with the share that is, in 256ths; hard: no edges, half is whole */
+function stencil(radius, hard = false) {
+  const r = Math.max(0.6, Math.round(radius * 4) / 4), key = hard ? -r : r;
+  if (stencils.has(key)) return stencils.get(key);
   const reach = Math.ceil(r) + 1, cells = [], edges = [];
   for (let dy = -reach; dy <= reach; dy++) {
     for (let dx = -reach; dx <= reach; dx++) {
       const share = Math.min(Math.max(r + 0.5 - Math.hypot(dx, dy), 0), 1);
-      if (share > 0.95) cells.push([dx, dy]);
-      else if (share > 0.08) edges.push([dx, dy, Math.round(share * 256)]);
+      if (share > (hard ? 0.5 : 0.95)) cells.push([dx, dy]);
+      else if (share > 0.08 && !hard) edges.push([dx, dy, Math.round(share * 256)]);
     }
   }
   const made = { cells, edges, reach };
-  stencils.set(r, made);
+  stencils.set(key, made);
   return made;
 }
 

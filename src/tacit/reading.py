@@ -12,6 +12,7 @@ from tacit import bibliography, catalogue
 from tacit.bibliography import Paper, ReadingList, link_of
 from tacit.catalogue import Entry
 from tacit.finding import System, paper_of, systems
+from tacit.news import FORMULA
 
 HEAD = """# Papers: the four reading lists behind tacit
 
@@ -24,6 +25,26 @@ up and found to be the paper's; *(search)* marks a search for the title, where t
 and links are facts; no abstract is repeated here.
 
 This page is written by `tacit systems --page docs/papers.md`.
+"""
+
+OWN = f"""## Your own papers
+
+A .jsonl with columns `title` and `abstract`, an arXiv feed (Atom, RSS) or listing, a Hugging Face papers page: saved to
+disk, each is data like any other. Nothing is fetched.
+
+    tacit learn papers.jsonl                      # a map, topics, and run/report.html
+    tacit search run --item 12                    # more like this
+    tacit search run --duplicates                 # papers that stand there twice, or nearly
+    tacit add run today.atom                      # only what is new is embedded
+    tacit search run "clustering without k" --save clusters
+    tacit report run --since 7d                   # run/news.html and run/news.xml, an Atom feed
+
+What is new and trending is put in order by one formula, for papers, photos and tickets alike:
+
+> {FORMULA}
+
+Dates are read from a column `date`, `published` or `created`, discussion from `comments` and `upvotes`; stars and notes
+are labels in the run's `labels.sqlite` (`run.star(12)`, `run.note(12, "read this")`, or the explorer).
 """
 
 FOUND = """## Does a search find the lists?
@@ -56,7 +77,7 @@ def papers_page(*, at: Path = Path("docs")) -> str:
         *(_list(one, known, entries, at) for one in lists),
         _others(known, entries, at),
     ]
-    return "\n".join([*parts, _found()]).rstrip() + "\n"
+    return "\n".join([*parts, OWN, _found()]).rstrip() + "\n"
 
 
 def _counts(lists: Sequence[ReadingList], known: Mapping[str, System]) -> str:

@@ -130,6 +130,13 @@ def test_a_whole_cluster_is_labelled_at_once(page, own_run):
     assert page.post("/api/label", {"name": "kind", "value": "x" * 101, "items": [1]}).status_code == 422
 
 
+def test_keys_of_many_items_are_those_of_one_by_one(own_run, monkeypatch):
+    explored = Explored(own_run)
+    one_by_one = explored.keys([5, 9, 11])
+    monkeypatch.setattr("tacit.explore._run.TAKEN", 2)
+    assert explored.keys([5, 9, 11]) == one_by_one == [f"{i:064x}" for i in (5, 9, 11)]
+
+
 def test_steps_are_taken_back_and_done_again(page, own_run):
     for value, items in (("a", [1, 2]), ("b", [2, 3]), (None, [1])):
         page.post("/api/label", {"name": "kind", "value": value, "items": items})

@@ -34,7 +34,7 @@ PAGE = 400
 SKIPPED = 1_000
 AT_HAND = 2**28
 """Bytes of vectors that the server itself searches; of more, the asking process does."""
-TAKEN = 10_000
+TAKEN = 100_000
 """Of more items, all are read in order, which is faster than one by one."""
 LEAST_LIKE = 0.5
 """Weight of "not like these" beside "more like these", as Rocchio's feedback weighs what is not wanted less."""
@@ -61,7 +61,7 @@ class Column:
     rest: int = 0
 
     def about(self) -> dict[str, Any]:
-        counts = np.bincount(self.values[self.values >= 0], minlength=len(self.classes)) if self.classes else []
+        counts: Any = np.bincount(self.values[self.values >= 0], minlength=len(self.classes)) if self.classes else []
         known = self.values[np.isfinite(self.values)] if self.kind == "number" else self.values[:0]
         span = [float(known.min()), float(known.max())] if len(known) else None
         about = {"name": self.name, "title": self.title, "kind": self.kind, "classes": list(self.classes)}
@@ -377,17 +377,19 @@ class Explored:
         if len(numbers) <= TAKEN:
             rows = self.store.rows(numbers, ["item", "hash"])
             return [row["hash"] or f"item {row['item']}" for row in rows]
-        wanted, found = np.asarray(numbers), []
+        wanted, found, start = np.zeros(len(self.items), bool), [], 0
+        wanted[self.rows_of(numbers)] = True
         for chunk in self.store.chunks(["item", "hash"]):
-            here = np.flatnonzero(np.isin(chunk["item"], wanted))
+            here = np.flatnonzero(wanted[start : start + len(chunk["hash"])])
             found += [chunk["hash"][i] or f"item {chunk['item'][i]}" for i in here]
+            start += len(chunk["hash"])
         return found
 
     def rows_with(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Rows whose content has one of these keys, and which key it is: two arrays of equal length."""
         short, order = self._once("keys", self._short_keys)
         wanted = np.array([_short(key) for key in keys], np.uint64)
-        first, last = (np.searchsorted(short, wanted, side=side) for side in ("left", "right"))  # type: ignore[call-overload]
+        first, last = (np.searchsorted(short, wanted, side=side) for side in ("left", "right"))
         count = last - first
         which = np.repeat(np.arange(len(keys)), count)
         within = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
