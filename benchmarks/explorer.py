@@ -46,6 +46,13 @@ FRAMES = """async (seconds) => {
   return { "frames a second": rate, "slowest 5 %, ms": slow, "points": map.lastDraw.drawn };
 }"""
 
+DRAWING = """(() => {
+  tacit.map.fit();
+  tacit.map.moving = false;
+  tacit.map.draw();
+  return tacit.map.lastDraw.spent;
+})()"""
+
 
 def rows(n: int) -> Iterator[dict[str, object]]:
     rng = np.random.default_rng(0)
@@ -120,9 +127,7 @@ def measure(n: int, folder: Path, chromium: str) -> dict[str, object]:
                 if visit == "second visit":
                     page.wait_for_timeout(3000)
                     found["moving"] = page.evaluate(FRAMES, 5)
-                    found["one full drawing, ms"] = page.evaluate(
-                        "(() => { tacit.map.fit(); tacit.map.moving = false; tacit.map.draw(); return tacit.map.lastDraw.spent; })()"
-                    )
+                    found["one full drawing, ms"] = page.evaluate(DRAWING)
                 page.close()
             browser.close()
         found["more like this, s"] = [round(ask(port, "/api/near", {"like": [5], "k": 60}), 3) for _ in range(3)]

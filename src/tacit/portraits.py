@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tacit import catalogue
+from tacit.bibliography import reading_lists
 from tacit.catalogue import Entry
 from tacit.claims._drawings import caption_of, picture_path
 from tacit.claims._evidence import Standing, published, standings
@@ -16,10 +17,12 @@ from tacit.claims._words import baseline_of, effect_words, means, scores_words
 from tacit.finding import System, systems
 
 PAGES = Path("docs/systems")
+WRITTEN = "Written by `tacit systems --page docs/papers.md`"
+"""By which our own pages are known."""
 
 
 def write_pages(folder: Path = PAGES, *, evidence: Sequence[Path] | None = None) -> list[Path]:
-    """Write a page for each system, and take away pages of systems that are gone.
+    """Write a page for each system, and take away those that this function wrote of systems that are gone.
 
     Args:
         folder: for the pages; their pictures lie in `folder/pictures`, made by `tacit claims draw`.
@@ -32,7 +35,8 @@ def write_pages(folder: Path = PAGES, *, evidence: Sequence[Path] | None = None)
         path.write_text(page, encoding="utf-8")
         written.append(path)
     for path in set(folder.glob("*.md")) - set(written):
-        path.unlink()
+        if WRITTEN in path.read_text(encoding="utf-8"):
+            path.unlink()
     return written
 
 
@@ -55,15 +59,15 @@ def _page(system: System, entry: Entry, records: Sequence[Path], folder: Path) -
         *_claims(known),
         *_properties(found),
         *_pictures(known, read_drawings(entry), folder / "pictures"),
-        "Written by `tacit systems --pages docs/systems`; what is printed in bold is the verdict of "
-        f"[the evidence]({os.path.relpath('docs/evidence.md', folder)}).",
+        f"{WRITTEN}. [All evidence]({os.path.relpath('docs/evidence.md', folder)}).",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _facts(system: System, entry: Entry, folder: Path) -> str:
     paper = f"[{system.title}]({system.link})" + ("" if system.verified else " (search)")
-    places = ", ".join(f"{place} of list {name}" for name, place in system.lists.items())
+    names = {one.id: one.name for one in reading_lists()}
+    places = ", ".join(f"{names[id]} ({place})" for id, place in system.lists.items())
     rows = {
         "paper": f"{paper}, {system.cited}" if system.cited else paper,
         "reading lists": places,

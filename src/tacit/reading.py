@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,9 @@ from tacit.news import FORMULA
 HEAD = """# Papers: the four reading lists behind tacit
 
 Somebody put these papers in this order; tacit builds them, a system each, and tests what they claim. Each list stands
-here whole. *Built* links to the system's file; what is not built yet says so. A verdict is over all claims of the paper
-that were re-tested here, mostly by proxies at small scale: [the evidence](evidence.md) has each with its numbers.
+here whole. *Built* is beside a link to the system's page, with its claims and pictures; what is not built yet says so.
+A verdict is over all claims of the paper that were re-tested here, mostly by proxies at small scale: [the
+evidence](evidence.md) has each with its numbers.
 
 `tacit systems "what you have and want"` searches what is built, `tacit systems ID` tells all of one. Links were looked
 up and found to be the paper's; *(search)* marks a search for the title, where that was not done. Titles, authors, years
@@ -58,24 +58,22 @@ leaves little to win. The queries were written before anything was measured, and
 
 {remarks}
 """
+PORTRAITS = "systems"
+"""Folder of the systems' pages, beside this one."""
 RESULTS = Path("benchmarks") / "papers.json"
 """Where benchmarks/papers.py leaves its numbers, from tacit's checkout."""
 
 
-def papers_page(*, at: Path = Path("docs")) -> str:
-    """The page, in Markdown.
-
-    Args:
-        at: folder that the page will lie in; links to source files start there, and take this one for tacit's checkout.
-    """
+def papers_page() -> str:
+    """The page, in Markdown, with links to the systems' own pages in the folder `PORTRAITS` beside it."""
     known = {one.id: one for one in systems()}
     entries = {entry.id: entry for entry in reversed(catalogue.systems())}
     lists = bibliography.reading_lists()
     parts = [
         HEAD,
         _counts(lists, known),
-        *(_list(one, known, entries, at) for one in lists),
-        _others(known, entries, at),
+        *(_list(one, known) for one in lists),
+        _others(known, entries),
     ]
     return "\n".join([*parts, OWN, _found()]).rstrip() + "\n"
 
@@ -98,20 +96,20 @@ def _counts(lists: Sequence[ReadingList], known: Mapping[str, System]) -> str:
     return "\n".join(["## How far", "", *lines, "", total]) + "\n"
 
 
-def _list(one: ReadingList, known: Mapping[str, System], entries: Mapping[str, Entry], at: Path) -> str:
+def _list(one: ReadingList, known: Mapping[str, System]) -> str:
     lines = [f"## {one.name}", "", _row("", "paper", "system", "level", "verdict"), _rule(5)]
     for paper in bibliography.in_order(one.id):
-        lines.append(_row(paper.lists[one.id], _title(paper), *_state(paper.id, known, entries, at)))
+        lines.append(_row(paper.lists[one.id], _title(paper), *_state(paper.id, known)))
     return "\n".join(lines) + "\n"
 
 
-def _others(known: Mapping[str, System], entries: Mapping[str, Entry], at: Path) -> str:
+def _others(known: Mapping[str, System], entries: Mapping[str, Entry]) -> str:
     """What stands in no list: baselines, mostly."""
     lines = ["## In no list", "", "Baselines, mostly, which the others are compared with.", ""]
     lines += [_row("paper", "system", "level", "verdict"), _rule(4)]
     for one in known.values():
         if not one.lists:
-            lines.append(_row(_title(paper_of(entries[one.id])), *_state(one.id, known, entries, at)))
+            lines.append(_row(_title(paper_of(entries[one.id])), *_state(one.id, known)))
     return "\n".join(lines) + "\n"
 
 
@@ -121,16 +119,12 @@ def _title(paper: Paper) -> str:
     return f"[{_plain(paper.title)}]({link}){'' if verified else ' (search)'}{cited}"
 
 
-def _state(id: str, known: Mapping[str, System], entries: Mapping[str, Entry], at: Path) -> tuple[str, str, str]:
+def _state(id: str, known: Mapping[str, System]) -> tuple[str, str, str]:
     """System, level, verdict."""
     if id not in known:
         return f"`{id}`: not built", "", ""
-    one, root = known[id], Path(__file__).parent
-    if root not in entries[id].source.parents:
-        return f"`{id}`: built", one.level, one.verdict_in_words  # by an installed package
-    source = Path("src/tacit") / entries[id].source.relative_to(root)
-    where = Path(os.path.relpath(source, at)).as_posix()
-    return f"[`{one.id}`]({where}): built", one.level, one.verdict_in_words
+    one = known[id]
+    return f"[`{id}`]({PORTRAITS}/{id}.md): built", one.level, one.verdict_in_words
 
 
 def _found() -> str:

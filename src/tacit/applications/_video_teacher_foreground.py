@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tacit.applications._foreground_generations import ForegroundStudent, drawn_clips, held_out_iou
 from tacit.applications._video_pca import VideoPCA
 from tacit.catalogue import system
-from tacit.claims import Bench, Comparison, Trial, claim, drawing
+from tacit.claims import Bench, Comparison, Picture, Trial, claim, drawing
 from tacit.data import clips
 from tacit.evaluate import corloc, mask_iou
 
@@ -142,12 +142,11 @@ def faster_than_its_teacher(bench: Bench) -> Comparison:
 
 
 @drawing(
-    "frames of unseen clips, the teacher's soft masks of them, and the student's",
+    "Frames of unseen clips, the teacher's soft masks of them, and the student's, which sees each frame alone.",
     steps={"small": 300, "full": 3000},
 )
-def masks_of_frames(trial: Trial) -> Any:
-    """The student sees each frame alone; the teacher sees the clip, and what else moves in it."""
-    train, unseen = trial.split(drawn_clips(Bench((trial.seed,), "small")))
+def masks_of_frames(bench: Bench, trial: Trial) -> Picture:
+    train, unseen = trial.split(drawn_clips(bench))
     student = trial.pretrained(SingleImageStudent, train, width=8)
     rows = []
     for number in unseen.columns["clip"].unique()[:6]:

@@ -55,7 +55,12 @@ def systems(
     needs: Annotated[Word, _option("--needs", "Only what needs this, such as labels; nothing: data alone.")] = None,
     k: Annotated[Word, _option("-k", "How many, at most. Default: 10 for a query, else all.", "N")] = None,
     page: Annotated[
-        Word, _option("--page", "Write the reading lists to this file instead, as docs/papers.md.", "FILE")
+        Word,
+        _option(
+            "--page",
+            "Write docs/papers.md to this file instead, and each system's page beside it.",
+            "FILE",
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", metavar="", help="Print one JSON object on standard output.")
@@ -93,15 +98,18 @@ def systems(
 
 
 def _write_page(path: Path, as_json: bool) -> None:
-    from tacit.reading import papers_page
+    from tacit.portraits import write_pages
+    from tacit.reading import PORTRAITS, papers_page
 
-    page = papers_page(at=path.parent)
+    page = papers_page()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
+    folder = path.parent / PORTRAITS
+    count = len(write_pages(folder))
     if as_json:
-        show.as_json({"page": path})
+        show.as_json({"page": path, "systems": folder, "pages": count})
     else:
-        print(path)
+        show.lines([str(path), f"{folder}, a page for each of {count} systems"])
 
 
 def _columns(one: System) -> list[str]:

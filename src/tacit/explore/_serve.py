@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import secrets
 import socket
+import sys
 import webbrowser
 from collections.abc import Callable
 from pathlib import Path
@@ -118,5 +120,8 @@ def _shown(host: str) -> str:
 
 
 def _open(link: str) -> None:
+    """Open a browser in a window; without a screen, Python would start one in the terminal, which then waits for it."""
+    if sys.platform.startswith("linux") and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        return
     with contextlib.suppress(webbrowser.Error):
         webbrowser.open(link)

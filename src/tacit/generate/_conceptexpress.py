@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tacit.catalogue import system
-from tacit.claims import Bench, Comparison, Trial, claim
+from tacit.claims import Bench, Comparison, Picture, Trial, claim, drawing
 from tacit.data import compositions
 from tacit.embedding import evaluating
 from tacit.errors import ArgumentError, DataError, expect
@@ -393,6 +393,25 @@ def masks_make_concepts(bench: Bench) -> Comparison:
         return float(np.mean(ours)), float(np.mean(theirs))
 
     return bench.trials(both, baseline="random masks", better_by=0.0, setting="scenes of two objects")
+
+
+@drawing(
+    "Drawn scenes of two objects, the masks that were found in them (what is outside is darkened), and two pictures "
+    "that each concept's phrase draws again.",
+    steps={"small": 1000},
+)
+def concepts_drawn_again(bench: Bench, trial: Trial) -> Picture:
+    part, _ = trial.split(composed_scenes(bench))
+    one = ConceptExpress(painter(trial, part), max_steps=100, random_state=trial.seed)
+    rows, blank = [], torch.ones(3, *part.x.shape[2:])
+    for scene in torch.from_numpy(compositions(6, seed=80_000, n_objects=2)["x"]):
+        row, image = [scene / 255], scene / 255
+        for number, concept in enumerate(one.fit(scene).concepts_[:3]):
+            shown = F.interpolate(concept.mask[None, None].float(), image.shape[-2:])[0]
+            row += [image * (0.2 + 0.8 * shown), *one.generate(number, 2)]
+        rows.append(row + [blank] * (10 - len(row)))
+    titles = [f"{word} {number}" for number in (1, 2, 3) for word in ("concept", "again", "again")]
+    return trial.sheet(rows, titles=["scene", *titles])
 
 
 class _Judge:

@@ -13,7 +13,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from tacit.catalogue import system
-from tacit.claims import Bench, Comparison, Part, Trial, claim
+from tacit.claims import Bench, Comparison, Part, Picture, Trial, claim, drawing
 from tacit.data import composition_prompt
 from tacit.embedding import evaluating
 from tacit.errors import expect
@@ -338,6 +338,21 @@ def better_than_text_similarity(bench: Bench) -> Comparison:
         return ours, mean_iou(masks, theirs)
 
     return bench.trials(both, baseline="dense similarity of a dual encoder", better_by=0.0, setting=scenes.name)
+
+
+@drawing(
+    "Unseen scenes, what is in them, and what OVDiff segments by the names square (red), triangle (green), cross "
+    "(blue) and ring (yellow); no mask was ever seen.",
+    steps={"small": 1000},
+)
+def segments_by_name(bench: Bench, trial: Trial) -> Picture:
+    part, unseen = trial.split(composed_scenes(bench))
+    labelled = unseen.reveal()
+    scenes, masks = labelled.x[:8], labelled.columns["segments"][:8].long()
+    found = _painted(trial, part).segment(scenes).long()
+    palette = torch.tensor([[0.93] * 3, [0.8, 0.2, 0.2], [0.2, 0.6, 0.3], [0.2, 0.3, 0.8], [0.9, 0.75, 0.2]])
+    columns = scenes / 255, *(palette[classes].permute(0, 3, 1, 2) for classes in (masks, found))
+    return trial.sheet(list(zip(*columns, strict=True)), titles=["scene", "truth", "OVDiff"])
 
 
 @claim(
