@@ -20,13 +20,9 @@ class Helper:
     """One process of its own, started when it is first asked for something, which it does one after another.
 
     It is started by `spawn`, since the store's threads do not outlive a fork, and ends when the server has.
-
-    Args:
-        patient: whether it gives way to other processes, since nobody waits for it.
     """
 
-    def __init__(self, *, patient: bool = False) -> None:
-        self._patient = patient
+    def __init__(self) -> None:
         self._pool: ProcessPoolExecutor | None = None
         self._lock = threading.Lock()
 
@@ -41,9 +37,7 @@ class Helper:
     def _begun(self) -> ProcessPoolExecutor:
         if self._pool is None:
             spawn = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(
-                1, mp_context=spawn, initializer=_begin, initargs=(os.getpid(), self._patient)
-            )
+            self._pool = ProcessPoolExecutor(1, mp_context=spawn, initializer=_begin, initargs=(os.getpid(),))
         return self._pool
 
     def ask(self, job: Callable[..., Answer], *arguments: Any, wait: float = 120.0) -> Answer:
@@ -72,13 +66,11 @@ class Helper:
                 process.terminate()
 
 
-def _begin(parent: int, patient: bool) -> None:
-    """Leave interrupts to the server, give way where that is wanted, and end when the server is gone."""
+def _begin(parent: int) -> None:
+    """Leave interrupts to the server, and end when it is gone."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if patient and hasattr(os, "nice"):
-        os.nice(5)
 
     def watch() -> None:
         while os.getppid() == parent:

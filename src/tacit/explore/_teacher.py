@@ -22,7 +22,7 @@ class Teacher:
     """
 
     def __init__(self, run: Explored, notebook: Notebook) -> None:
-        self.helper = Helper(patient=True)
+        self.helper = Helper()
         self._run, self._notebook = run, notebook
         self._lock = threading.Lock()
         self._told: dict[str, dict[str, Any]] = {}

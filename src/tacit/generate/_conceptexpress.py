@@ -403,15 +403,17 @@ def masks_make_concepts(bench: Bench) -> Comparison:
 def concepts_drawn_again(bench: Bench, trial: Trial) -> Picture:
     part, _ = trial.split(composed_scenes(bench))
     one = ConceptExpress(painter(trial, part), max_steps=100, random_state=trial.seed)
-    rows, blank = [], torch.ones(3, *part.x.shape[2:])
+    rows: list[list[Tensor]] = []
     for scene in torch.from_numpy(compositions(6, seed=80_000, n_objects=2)["x"]):
         row, image = [scene / 255], scene / 255
         for number, concept in enumerate(one.fit(scene).concepts_[:3]):
             shown = F.interpolate(concept.mask[None, None].float(), image.shape[-2:])[0]
             row += [image * (0.2 + 0.8 * shown), *one.generate(number, 2)]
-        rows.append(row + [blank] * (10 - len(row)))
+        rows.append(row)
+    longest = max(len(row) for row in rows)
+    padded = [row + [torch.ones_like(row[0])] * (longest - len(row)) for row in rows]
     titles = [f"{word} {number}" for number in (1, 2, 3) for word in ("concept", "again", "again")]
-    return trial.sheet(rows, titles=["scene", *titles])
+    return trial.sheet(padded, titles=["scene", *titles][:longest])
 
 
 class _Judge:
