@@ -115,6 +115,26 @@ def test_what_is_gone_from_the_same_file_is_taken_out_and_numbers_are_never_used
     assert sum(sheet["size"] for sheet in sheets) == 36
 
 
+def test_an_index_answers_with_what_is_there_now(run, tmp_path, monkeypatch):
+    """The index of a run is made anew: it finds what came in, and nothing that was taken out."""
+    monkeypatch.setattr("tacit.store._index.INDEXED_FROM", 20)
+    monkeypatch.setattr("tacit.store._index.WANTED", 0)
+    said = []
+    more = write(tmp_path / "more.jsonl", texts(range(40, 60)))
+    run.add(more, say=said.append)
+    assert any("index of the nearest items" in line for line in said)
+    again = tacit.load(run.folder)
+    assert again.items.index.used
+    for item in range(40, 60):  # a dozen texts are alike but for their number
+        assert item in {hit.item for hit in again.search(item, k=20)}
+    write(more, texts(range(50, 60)))
+    assert tacit.load(run.folder).add(more, say=lambda line: None).removed == 10
+    for asked in (again, tacit.load(run.folder)):  # also one that was open all the while
+        found = {hit.item for item in [*range(40), *range(50, 60)] for hit in asked.search(item, k=10)}
+        assert found & set(range(50, 60))
+        assert not found & set(range(40, 50))
+
+
 def test_keep_gone(learned, run):
     data = learned / "papers.jsonl"
     kept = data.read_text()

@@ -28,9 +28,11 @@ GONE = ["dots/secret-001.png", "plain/secret-005.png", "stripes/secret-003.png"]
 
 @pytest.fixture(scope="module", autouse=True)
 def short():
-    """Three pairs of steps."""
+    """Three pairs of steps; and an index of the nearest items in both runs, as large ones have."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tacit.unlearning.STEPS", (3, 3))
+        patch.setattr("tacit.store._index.INDEXED_FROM", 20)
+        patch.setattr("tacit.store._index.WANTED", 0)
         yield
 
 
@@ -111,6 +113,24 @@ def test_no_file_of_the_new_run_holds_a_trace_of_the_items(run, made):
     assert any(b"dots/004.png" in raw for raw in files.values())
     again = [np.asarray(v, np.float32) for v in new.embed(pixels(run, wanted))]  # nor their new vectors
     assert not [path for path, raw in files.items() for v in again if v.tobytes()[:16] in raw]
+
+
+def test_each_run_has_an_index_of_its_own(run, made):
+    new, _ = made
+    for one, other in ((run, new), (new, run)):
+        assert one.items.index.used
+        assert index_files(one)
+        assert not set(index_files(one).values()) & set(index_files(other).values())
+        vectors = one.items.vectors()
+        nearest = {hit.item for at in range(len(vectors)) for hit in one.search(at, k=5)}
+        assert nearest <= set(one.items.column("item").tolist())
+        assert one.search(3, k=1)[0].score == pytest.approx(1, abs=1e-4)
+    uris = {hit.uri for at in range(len(new.items)) for hit in new.search(at, k=5)}
+    assert not uris & {*GONE, "dots/another name.png"}
+
+
+def index_files(run):
+    return contents(run.folder / "items.lance" / "_indices")
 
 
 def pixels(run, items):

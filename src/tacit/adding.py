@@ -299,7 +299,9 @@ def _write(run: Run, source: Source, plan: _Plan, vectors: np.ndarray, say: Say)
                 **{name: values[part] for name, values in new.items()},
             }
 
-    Items.create(folder, batches())
+    index = Items.create(folder, batches()).index
+    if index is not None:
+        say(index.describe())
 
 
 def _taken(values: Any, rows: np.ndarray) -> Any:

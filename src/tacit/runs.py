@@ -140,8 +140,10 @@ class Run:
         like = self.config.get("made", {}).get("description")
         return embed(self.encoder, data, **{"like": like, **options})
 
-    def search(self, query: Any, k: int = 10) -> list[Hit]:
+    def search(self, query: Any, k: int = 10, *, exact: bool = False) -> list[Hit]:
         """The k items most like another.
+
+        From 50,000 items on an index finds them, and of the nearest 10 at least 95 % (`run.items.index` says how many).
 
         A run of pairs (CLIP and its kin) is searched in the space that its images and texts share, by either.
 
@@ -150,6 +152,7 @@ class Run:
                 pairs also a text; of texts: a text, or the path of a text file; of sounds: a path, or (array, sample
                 rate); of series, tables and graphs: an array like a row of `x`.
             k: how many, fewer where the run has fewer.
+            exact: compare with all items, however many there are.
 
         Raises:
             ArgumentError: nothing that the encoder reads, or no such item.
@@ -159,7 +162,8 @@ class Run:
         item = int(query) if isinstance(query, int | np.integer) else None
         stored = None if item is None else self.items.rows([item], ["vector"])[0]["vector"]
         if self.joint is None:
-            return self.items.search(vector_of(query, self.encoder, self.modality) if stored is None else stored, k)
+            asked = vector_of(query, self.encoder, self.modality) if stored is None else stored
+            return self.items.search(asked, k, exact=exact)
         asked = self.joint.of_query(query) if stored is None else self.joint.of_items(stored[None])[0]
         return self.items.best(self._joint_vectors @ asked, k)
 

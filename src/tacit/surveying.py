@@ -55,7 +55,9 @@ def survey(
     typical = typicality(vectors)
     images = source.dataset["x"] if source.modality == "image" else None
     groups = near_duplicates(vectors, images=images, hashes=source.hashes)
-    _store(folder, source, vectors, places, clusters, -typical)
+    index = _store(folder, source, vectors, places, clusters, -typical).index
+    if index is not None:
+        say(index.describe())
     found = {
         "data": _data_facts(source),
         "model": _model_facts(encoder),
@@ -80,7 +82,7 @@ def _clusters(vectors: np.ndarray, seed: int) -> tuple[Clusters, bool]:
 
 def _store(
     folder: Path, source: Source, vectors: np.ndarray, places: np.ndarray, clusters: Clusters, outlier: Any
-) -> None:
+) -> Items:
     def batches(size: int = 2000) -> Iterator[dict[str, Any]]:
         for start in range(0, len(vectors), size):
             rows = range(start, min(start + size, len(vectors)))
@@ -100,7 +102,7 @@ def _store(
                 "meta": [json.dumps(_meta(source, i)) for i in rows],
             }
 
-    Items.create(folder, batches())
+    return Items.create(folder, batches())
 
 
 def _stands_for(source: Source, item: int) -> bytes:
