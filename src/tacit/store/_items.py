@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 
 from tacit.errors import ArgumentError, DataError, RunError, expect, unknown
+from tacit.store import _index
+from tacit.store._index import Index
 
 Rows = Mapping[str, Any]
 """Columns of equal length: name -> array or sequence."""
@@ -41,6 +43,8 @@ COLUMNS: dict[str, pa.DataType] = {
 }
 IN_MEMORY = 2**29
 """Bytes of vectors that are kept in memory after a search, for the next one; of more, each search reads all."""
+SHOWN = ["item", "uri", "meta", "_distance"]
+"""Columns that a hit is made of."""
 MISSING = {pa.string(): "", pa.binary(): b"", pa.float32(): np.nan, pa.int32(): -1}
 
 
@@ -75,7 +79,9 @@ class Items:
     | meta | str | JSON object; `labels` in it maps label name -> value | "{}" |
 
     Each write is one commit of the database: a kill leaves the table as it was before or as it is after. Reads see the
-    newest commit. Characters that are not Unicode (undecodable file names) are kept as backslash escapes.
+    newest commit. A write of 50,000 rows and more ends with an index of the vectors (see `Index`), which is made anew
+    at each: until it is there, and where it finds too little, searches compare with all rows. Characters that are not
+    Unicode (undecodable file names) are kept as backslash escapes.
 
     LanceDB runs threads and is not fork-safe: worker processes start by `spawn` (an `Items` may be pickled to them) or
     open the run themselves; never use one across a `fork`.
@@ -164,6 +170,11 @@ class Items:
         """Length of a vector, None where the run has no vectors."""
         return self._table.schema.field("vector").type.list_size if "vector" in self.names else None
 
+    @property
+    def index(self) -> Index | None:
+        """How the nearest items are found, and how many of them; None where a search compares with all anyway."""
+        return None if self.dim is None else _index.read(self._table.schema.field("vector"))
+
     def vectors(self) -> np.ndarray:
         """All vectors: (n, d) float32, read batch by batch into one array.
 
@@ -243,16 +254,28 @@ class Items:
         self._table = _connect(self.folder).open_table(TABLE)
 
     def search(
-        self, vector: Sequence[float] | np.ndarray, k: int = 10, *, metric: str = "cosine", where: str | None = None
+        self,
+        vector: Sequence[float] | np.ndarray,
+        k: int = 10,
+        *,
+        metric: str = "cosine",
+        where: str | None = None,
+        exact: bool = False,
     ) -> list[Hit]:
-        """The k items nearest to a vector, nearest first; exact, by comparing with every vector.
+        """The k items nearest to a vector, nearest first.
+
+        In a run of less than 50,000 items that is exact, by comparing with every vector. In one of more, up to 100 hits
+        by cosine are found through its index, if `index.used`: most of the nearest, as `index.recall` says, with their
+        exact scores. Any other search is exact there too.
 
         Args:
             vector: (d,).
             k: number of hits; fewer where fewer items match.
             metric: `cosine` (score in [-1, 1]; a stored vector of zeros has no direction and is no hit), `euclidean`
                 (score is minus the distance) or `dot` (score is the inner product).
-            where: SQL condition on the columns, applied before the search: `"cluster = 3 and uri like '%.png'"`.
+            where: SQL condition on the columns, applied before the search: `"cluster = 3 and uri like '%.png'"`. Such a
+                search is exact: how much the index finds among few items that lie elsewhere, nobody has measured.
+            exact: compare with every vector, whatever the number of items.
 
         Raises:
             ArgumentError: a vector of another length, not finite, or zero under cosine; k < 1; a condition that is not
@@ -267,11 +290,15 @@ class Items:
         if metric not in METRICS:
             raise unknown("metric", metric, METRICS)
         expect("vector", "all zeros", metric != "cosine" or bool(query.any()), "a direction", "use metric='euclidean'")
+        if metric == "cosine" and where is None and not exact:
+            hits = self._indexed(query, k)
+            if hits is not None:
+                return hits
         if metric == "cosine" and where is None and 4 * len(self) * len(query) <= IN_MEMORY:
             places, unit = self._directions()
             return self._best(places, unit @ (query / np.linalg.norm(query)), k)
         search = self._table.search(query, vector_column_name="vector").bypass_vector_index()
-        search = search.distance_type(METRICS[metric]).select(["item", "uri", "meta", "_distance"]).limit(k)
+        search = search.distance_type(METRICS[metric]).select(SHOWN).limit(k)
         try:
             found = (search.where(where, prefilter=True) if where else search).to_arrow()
         except (ValueError, RuntimeError) as error:
@@ -281,9 +308,15 @@ class Items:
             raise ArgumentError(
                 f"where={where!r}: expected an SQL condition on {', '.join(self.names)}; {reason}"
             ) from error
-        scores = _scores(found["_distance"].to_numpy(), metric)
-        items, uris, meta = (found[name].to_pylist() for name in ("item", "uri", "meta"))
-        return [Hit(items[i], float(scores[i]), uris[i], _said(meta[i])) for i in np.lexsort((items, -scores))]
+        return _hits(found, metric)
+
+    def _indexed(self, query: np.ndarray, k: int) -> list[Hit] | None:
+        """The k items nearest by cosine, through the index; None where all are to be compared."""
+        index = self.index
+        if index is None or not index.used or k > _index.NEAREST[-1]:
+            return None
+        found = _index.near(self._table, query, k, index.probes, index.refine).select(SHOWN).to_arrow()
+        return _hits(found, "cosine") if len(found) == k else None
 
     def best(self, scores: np.ndarray, k: int = 10) -> list[Hit]:
         """The k items with the greatest of scores (n,) in the order of the store, greatest first."""
@@ -381,27 +414,45 @@ def _write(folder: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -
 
 
 def _commit(folder: Path, schema: pa.Schema, rows: pa.RecordBatchReader) -> None:
-    """A new version of the table that is there, or a new table that gets its name when it is whole."""
+    """A new version of the table that is there, or a new table that gets its name when it is whole.
+
+    With a version goes its index, so that none answers for rows that are no longer there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{TABLE}.lance"
     if any((target / "_versions").glob("*.manifest")):
         table = _connect(folder).create_table(TABLE, data=rows, schema=schema, mode="overwrite")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about readers of older versions; ours turn to the newest at each read
-            table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+        _free(table)
+        _indexed(table)
         return
     for stale in (*folder.glob(".items-*"), target):
         shutil.rmtree(stale, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".items-"))
     try:
-        _connect(temporary).create_table(TABLE, data=rows, schema=schema)
+        table = _connect(temporary).create_table(TABLE, data=rows, schema=schema)
+        _indexed(table)
         (temporary / target.name).rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _indexed(table: Any) -> None:
+    """Only a table without an index may be freed: `optimize` would make the index anew, other than it was measured."""
+    index = _index.build(table)
+    if index is not None and not index.used:
+        _free(table)
+
+
+def _free(table: Any) -> None:
+    """Delete the files of older versions, index and all."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about readers of older versions; ours turn to the newest at each read
+        table.optimize(cleanup_older_than=timedelta(0), delete_unverified=True)
+
+
 def _connect(folder: Path) -> Any:
-    os.environ.setdefault("LANCE_LOG", "error")
+    for name in ("LANCE_LOG", "LANCEDB_LOG"):
+        os.environ.setdefault(name, "error")
     import lancedb
 
     return lancedb.connect(folder.resolve(), read_consistency_interval=timedelta(0))
@@ -506,6 +557,13 @@ def _said(meta: str) -> str:
     except (ValueError, AttributeError):
         return ""
     return said if isinstance(said, str) else ""
+
+
+def _hits(found: pa.Table, metric: str) -> list[Hit]:
+    """Found rows as hits, nearest first; of equal ones the lower number."""
+    scores = _scores(found["_distance"].to_numpy(), metric)
+    items, uris, meta = (found[name].to_pylist() for name in ("item", "uri", "meta"))
+    return [Hit(items[i], float(scores[i]), uris[i], _said(meta[i])) for i in np.lexsort((items, -scores))]
 
 
 def _scores(distances: np.ndarray, metric: str) -> np.ndarray:
