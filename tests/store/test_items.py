@@ -89,6 +89,17 @@ def test_search_under_a_condition(stored):
     allowed = [i for i in range(10, 1234) if i % 10 == 7]
     assert [hit.item for hit in hits] == [3 * i for i in sorted(allowed, key=lambda i: -scores[i])[:3]]
     assert len(items.search(query, 100, where="item < 30")) == 10
+    assert items.search(query, 3, where="item < 0") == []
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+def test_search_under_a_condition_that_all_meet_is_search(stored, metric):
+    items, vectors = stored
+    for k in (7, 2000):
+        hits = items.search(vectors[5] + 0.1, k, metric=metric, where="item >= 0")
+        expected = items.search(vectors[5] + 0.1, k, metric=metric)
+        assert [hit.item for hit in hits] == [hit.item for hit in expected]
+        np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in expected], atol=1e-5)
 
 
 def test_search_says_what_is_wrong(stored):

@@ -43,7 +43,7 @@ COLUMNS: dict[str, pa.DataType] = {
 }
 IN_MEMORY = 2**29
 """Bytes of vectors that are kept in memory after a search, for the next one; of more, each search reads all."""
-SHOWN = ["item", "uri", "meta", "_distance"]
+SHOWN = ["item", "uri", "meta"]
 """Columns that a hit is made of."""
 MISSING = {pa.string(): "", pa.binary(): b"", pa.float32(): np.nan, pa.int32(): -1}
 
@@ -290,33 +290,47 @@ class Items:
         if metric not in METRICS:
             raise unknown("metric", metric, METRICS)
         expect("vector", "all zeros", metric != "cosine" or bool(query.any()), "a direction", "use metric='euclidean'")
-        if metric == "cosine" and where is None and not exact:
-            hits = self._indexed(query, k)
-            if hits is not None:
-                return hits
-        if metric == "cosine" and where is None and 4 * len(self) * len(query) <= IN_MEMORY:
+        if where:
+            return self._among(query, k, metric, where)
+        hits = self._by_index(query, k) if metric == "cosine" and not exact else None
+        if hits is not None:
+            return hits
+        if metric == "cosine" and 4 * len(self) * len(query) <= IN_MEMORY:
             places, unit = self._directions()
             return self._best(places, unit @ (query / np.linalg.norm(query)), k)
         search = self._table.search(query, vector_column_name="vector").bypass_vector_index()
-        search = search.distance_type(METRICS[metric]).select(SHOWN).limit(k)
+        found = search.distance_type(METRICS[metric]).select([*SHOWN, "_distance"]).limit(k).to_arrow()
+        return _hits(found, _scores(found["_distance"].to_numpy(), metric))
+
+    def _among(self, query: np.ndarray, k: int, metric: str, where: str) -> list[Hit]:
+        """The k nearest of those that match; the database's own search would read the vectors of all others too.
+
+        Raises:
+            ArgumentError: a condition that is not SQL.
+        """
+        found, scores = [], []
         try:
-            found = (search.where(where, prefilter=True) if where else search).to_arrow()
+            for batch in self._table.search().where(where).select([*SHOWN, "vector"]).to_batches():
+                near = _similarities(_matrix(batch.column("vector")), query, metric)
+                best = np.argsort(-near, kind="stable")[:k]
+                best = best[np.isfinite(near[best])]
+                found.append(batch.select(SHOWN).take(pa.array(best)))
+                scores.append(near[best])
         except (ValueError, RuntimeError) as error:
-            if where is None:
-                raise
             reason = str(error).splitlines()[0]
             raise ArgumentError(
                 f"where={where!r}: expected an SQL condition on {', '.join(self.names)}; {reason}"
             ) from error
-        return _hits(found, metric)
+        return _hits(pa.Table.from_batches(found), np.concatenate(scores))[:k] if found else []
 
-    def _indexed(self, query: np.ndarray, k: int) -> list[Hit] | None:
+    def _by_index(self, query: np.ndarray, k: int) -> list[Hit] | None:
         """The k items nearest by cosine, through the index; None where all are to be compared."""
         index = self.index
         if index is None or not index.used or k > _index.NEAREST[-1]:
             return None
-        found = _index.near(self._table, query, k, index.probes, index.refine).select(SHOWN).to_arrow()
-        return _hits(found, "cosine") if len(found) == k else None
+        found = _index.near(self._table, query, k, index.probes, index.refine)
+        found = found.select([*SHOWN, "_distance"]).to_arrow()
+        return _hits(found, _scores(found["_distance"].to_numpy(), "cosine")) if len(found) == k else None
 
     def best(self, scores: np.ndarray, k: int = 10) -> list[Hit]:
         """The k items with the greatest of scores (n,) in the order of the store, greatest first."""
@@ -559,11 +573,21 @@ def _said(meta: str) -> str:
     return said if isinstance(said, str) else ""
 
 
-def _hits(found: pa.Table, metric: str) -> list[Hit]:
+def _hits(found: pa.Table, scores: np.ndarray) -> list[Hit]:
     """Found rows as hits, nearest first; of equal ones the lower number."""
-    scores = _scores(found["_distance"].to_numpy(), metric)
-    items, uris, meta = (found[name].to_pylist() for name in ("item", "uri", "meta"))
+    items, uris, meta = (found[name].to_pylist() for name in SHOWN)
     return [Hit(items[i], float(scores[i]), uris[i], _said(meta[i])) for i in np.lexsort((items, -scores))]
+
+
+def _similarities(vectors: np.ndarray, query: np.ndarray, metric: str) -> np.ndarray:
+    """Scores of vectors (n, d) for a query (d,): (n,); -inf by cosine for those without a direction."""
+    if metric == "euclidean":
+        return -np.linalg.norm(vectors - query, axis=1)
+    scores = vectors @ query
+    if metric == "dot":
+        return scores
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+    return np.divide(scores, norms, out=np.full_like(scores, -np.inf), where=norms > 0)
 
 
 def _scores(distances: np.ndarray, metric: str) -> np.ndarray:
