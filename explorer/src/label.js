@@ -101,7 +101,9 @@ export class LabelView {
     if (!this.classes.includes(value)) this.classes.push(value);
     this.fresh.value = "";
     this.showChips();
-    if (this.targets().length) { await this.give(value); document.activeElement?.blur?.(); }
+    if (!this.targets().length) return;
+    document.activeElement?.blur?.(); // at once: the next key is a command, not the next label's first letter
+    await this.give(value);
   }
 
   byNumber(number) {
