@@ -349,4 +349,4 @@ def _next_commands(folder: Path, source: Source) -> list[str]:
     elif first.is_file() and source.modality in ("image", "audio"):
         query = shlex.quote(str(first))
     last = f"tacit export {run} --to onnx" if source.modality == "image" else f"tacit cluster {run}"
-    return [f"tacit search {run} {query}", f"tacit search {run} --duplicates", last]
+    return [f"tacit explore {run}", f"tacit search {run} {query}", last]
