@@ -93,6 +93,18 @@ def systems() -> tuple[Entry, ...]:
     return tuple(found)
 
 
+def by_id() -> dict[str, Entry]:
+    """One entry an id, the first, in the order of the catalogue.
+
+    >>> by_id()["byol"].name
+    'BYOL'
+    """
+    found: dict[str, Entry] = {}
+    for entry in systems():
+        found.setdefault(entry.id, entry)
+    return found
+
+
 def find(id: str) -> Entry:
     """The entry with this id (the first, where several objects carry it).
 

@@ -562,7 +562,7 @@ class _Index:
     def of_all() -> _Index:
         """Of every paper, and every system whose paper is not listed."""
         listed = bibliography.papers()
-        return _Index([*listed, *(entry.id for entry in _first_entries() if entry.id not in listed)])
+        return _Index([*listed, *(id for id in catalogue.by_id() if id not in listed)])
 
     def meaning(self, query: str) -> Any:
         """Cosines (n,); all 0 where the encoder knows none of the words."""
@@ -582,7 +582,7 @@ class _Index:
         import numpy as np
 
         vectors, place = self._vectors(), {id: number for number, id in enumerate(self.ids)}
-        built = {entry.id for entry in _first_entries()}
+        built = set(catalogue.by_id())
         found = {}
         for id in ids:
             near = [int(i) for i in np.argsort(-(vectors @ vectors[place[id]]), kind="stable") if self.ids[i] != id]
@@ -612,10 +612,6 @@ def _ranked(query: str, found: Sequence[System]) -> list[System]:
 def _related(id: str, built: set[str]) -> Related:
     paper = bibliography.paper(id) or paper_of(catalogue.find(id))
     return Related(id, paper.title, paper.year, bibliography.link_of(paper)[0], id in built)
-
-
-def _first_entries() -> list[Entry]:
-    return list({entry.id: entry for entry in reversed(catalogue.systems())}.values())[::-1]
 
 
 def _encode(texts: Sequence[str]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import math
@@ -22,6 +21,7 @@ from tacit.checkpoints import plain_errors, write_json, write_text
 from tacit.data import Ledger
 from tacit.errors import ArgumentError, RunError, expect, nearest
 from tacit.querying import vector_of
+from tacit.report._pictures import data_uri
 
 if TYPE_CHECKING:
     from tacit.runs import Run
@@ -383,7 +383,7 @@ def _section(query: Saved, entries: Sequence[Entry]) -> str:
 
 
 def _entry(one: Entry) -> str:
-    picture = _picture(one.thumbnail)
+    picture = data_uri(one.thumbnail)
     side = f'<img alt="" src="{picture}">' if picture else f'<span class="score">{one.score:.2f}</span>'
     name = html.escape(_title(one))
     if one.link:
@@ -416,11 +416,6 @@ def _why(one: Entry, *, score: bool = True) -> str:
     said += [f"discussed {one.discussed:,}"] if one.discussed else []
     said += ["starred"] if one.starred else []
     return " · ".join([*said, one.uri])
-
-
-def _picture(data: bytes) -> str | None:
-    kind = "jpeg" if data.startswith(b"\xff\xd8") else "png" if data.startswith(b"\x89PNG") else None
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}" if kind else None
 
 
 def _feed(folder: Path, title: str, queries: Mapping[str, Saved], news: News, now: datetime) -> str:

@@ -43,7 +43,7 @@ def write_pages(folder: Path = PAGES, *, evidence: Sequence[Path] | None = None)
 def pages(folder: Path = PAGES, *, evidence: Sequence[Path] | None = None) -> Iterator[tuple[str, str]]:
     """Each system's id and page, in Markdown, with links as they are from this folder of tacit's checkout."""
     records = [published()] if evidence is None else list(evidence)
-    entries = {entry.id: entry for entry in reversed(catalogue.systems())}
+    entries = catalogue.by_id()
     for system in systems(records):
         yield system.id, _page(system, entries[system.id], records, folder)
 

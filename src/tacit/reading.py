@@ -67,7 +67,7 @@ RESULTS = Path("benchmarks") / "papers.json"
 def papers_page() -> str:
     """The page, in Markdown, with links to the systems' own pages in the folder `PORTRAITS` beside it."""
     known = {one.id: one for one in systems()}
-    entries = {entry.id: entry for entry in reversed(catalogue.systems())}
+    entries = catalogue.by_id()
     lists = bibliography.reading_lists()
     parts = [
         HEAD,

@@ -109,6 +109,15 @@ def test_of_many_vectors_the_asking_process_says_the_same(page, monkeypatch):
     assert page.table(page.post("/api/near", asked))[0].equals(here)
 
 
+def test_only_what_compares_with_many_vectors_is_left_to_the_asking_process(own_run, monkeypatch):
+    explored = Explored(own_run)
+    assert not explored.is_heavy([4], [8], 9)
+    monkeypatch.setattr("tacit.explore._run.AT_HAND", 100)
+    assert explored.is_heavy([4], [8], 9)
+    monkeypatch.setattr(type(explored.store), "reads_all", lambda items, k: k > 11)  # an index that finds up to 11
+    assert [explored.is_heavy([4], [8], k) for k in (9, 10)] == [False, True]
+
+
 def test_a_label_is_on_the_disk_when_the_answer_comes(page, own_run):
     assert page.post("/api/label", {"name": "kind", "value": "round", "items": [0, 3]}).json()["n"] == 2
     with sqlite3.connect(own_run / "labels.sqlite") as db:

@@ -52,7 +52,7 @@ def find_claims(name: str | None = None, *, area: str | None = None) -> list[Fou
     Raises:
         ArgumentError: there is none of that name; the nearest is suggested.
     """
-    every = [found for entry in _first_entries() for found in read_claims(entry)]
+    every = [found for entry in catalogue.by_id().values() for found in read_claims(entry)]
     if area is not None:
         areas = sorted({found.entry.area for found in every})
         if area not in areas:
@@ -118,8 +118,3 @@ def _mark(node: ast.FunctionDef, path: Path) -> Claim | Property | Drawing | Non
             except (ValueError, TypeError) as error:
                 raise ArgumentError(f"{path}:{call.lineno}: @{call.func.id} takes literals only: {error}") from error  # type: ignore[attr-defined]
     return None
-
-
-def _first_entries() -> list[Entry]:
-    """One entry an id, in the order of the catalogue."""
-    return list({entry.id: entry for entry in reversed(catalogue.systems())}.values())[::-1]

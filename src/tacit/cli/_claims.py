@@ -267,7 +267,7 @@ def draw(
     from tacit.claims._found import read_claims
     from tacit.claims._marks import Claim
 
-    known = {entry.id: entry for entry in reversed(catalogue.systems())}
+    known = catalogue.by_id()
     expect("NAME", name, (name is None) == every, "one system, or --all")
     if name is not None and name not in known:
         raise unknown("NAME", name, known)

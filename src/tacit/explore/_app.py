@@ -271,9 +271,10 @@ def _ask_routes(app: FastAPI, desk: Desk) -> None:
     @app.post("/api/near")
     def near(asked: Near) -> Response:
         run.rows_of([*asked.like, *asked.unlike])
-        if run.large:
-            return _arrow(desk.asker.ask(_asking.near, desk.folder, run.stamp, asked.like, asked.unlike, asked.k))
-        return _arrow(run.near(asked.like, asked.unlike, asked.k))
+        question = asked.like, asked.unlike, asked.k
+        if run.is_heavy(*question):
+            return _arrow(desk.asker.ask(_asking.near, desk.folder, run.stamp, *question))
+        return _arrow(run.near(*question))
 
     @app.post("/api/warm")
     def warm() -> dict[str, Any]:

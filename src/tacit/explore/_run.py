@@ -338,10 +338,10 @@ class Explored:
         row = self.store.rows([item], ["source", "uri"])[0]
         return original(row["source"], row["uri"])
 
-    @property
-    def large(self) -> bool:
-        """Whether reading all vectors takes more memory than the server shall have."""
-        return 4 * len(self.items) * (self.store.dim or 0) > AT_HAND
+    def is_heavy(self, like: Sequence[int], unlike: Sequence[int], k: int) -> bool:
+        """Whether `near` reads all vectors, and these take more memory than the server shall have."""
+        large = 4 * len(self.items) * (self.store.dim or 0) > AT_HAND
+        return large and self.store.reads_all(k + len({*like, *unlike}))
 
     def near(self, like: Sequence[int], unlike: Sequence[int], k: int) -> dict[str, np.ndarray]:
         """The k items most like some and least like others, by cosine with the difference of their mean directions.

@@ -175,6 +175,11 @@ class Items:
         """How the nearest items are found, and how many of them; None where a search compares with all anyway."""
         return None if self.dim is None else _index.read(self._table.schema.field("vector"))
 
+    def reads_all(self, k: int) -> bool:
+        """Whether a search for the k nearest by cosine compares with every vector."""
+        index = self.index
+        return index is None or not index.used or k > _index.NEAREST[-1]
+
     def vectors(self) -> np.ndarray:
         """All vectors: (n, d) float32, read batch by batch into one array.
 
@@ -326,7 +331,7 @@ class Items:
     def _by_index(self, query: np.ndarray, k: int) -> list[Hit] | None:
         """The k items nearest by cosine, through the index; None where all are to be compared."""
         index = self.index
-        if index is None or not index.used or k > _index.NEAREST[-1]:
+        if index is None or self.reads_all(k):
             return None
         found = _index.near(self._table, query, k, index.probes, index.refine)
         found = found.select([*SHOWN, "_distance"]).to_arrow()
