@@ -109,7 +109,7 @@ def test_queries_are_kept_and_none_is_overwritten(run):
     known = news.saved_queries(tacit.load(run.folder))
     assert {name: one.query for name, one in known.items()} == {"cats": "cats", "like this": 7}
     np.testing.assert_allclose(known["like this"].vector, run.items.vectors()[7], atol=1e-5)
-    news.forget_query(run, "cats")
+    run.forget_query("cats")
     assert list(news.saved_queries(run)) == ["like this"]
     with pytest.raises(ArgumentError, match="did you mean 'like this'"):
         news.forget_query(run, "like that")

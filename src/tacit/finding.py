@@ -21,7 +21,6 @@ VERDICTS = ("holds", "mixed", "unclear", "stale", "not run", "fails", "baseline"
 """Of a system, the most convincing first."""
 ENCODER = Path(__file__).parent / "weights" / "finder"
 """What reads queries: LSA, trained by `python benchmarks/finder.py train` on our own words and the papers' titles."""
-RELATED = 5
 
 AREAS = {
     "pretrain": "pre-training, self-supervised representation learning: features from data without labels",

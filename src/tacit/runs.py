@@ -262,6 +262,12 @@ class Run:
 
         save_query(self, name, query)
 
+    def forget_query(self, name: str) -> None:
+        """Take a query that was kept out again; raises ArgumentError where there is none of that name."""
+        from tacit.news import forget_query
+
+        forget_query(self, name)
+
     def star(self, items: int | Sequence[int]) -> None:
         """Star items; `news` counts them for more."""
         from tacit.news import star

@@ -27,11 +27,6 @@ WIDTH, HEIGHT, DPI = 5.2, 2.9, 160
 """Inches and points an inch of a plot."""
 
 
-def pictures_of(system: str, folder: Path) -> list[Path]:
-    """The pictures of a system that have been drawn."""
-    return sorted(folder.glob(f"{system}-*.png"))
-
-
 def draw(entry: Entry, standings: Sequence[Standing], folder: Path, *, device: str = "cpu") -> Iterator[Path]:
     """Draw all that a system has to show, each into `folder/ID-FUNCTION.png`: its curves' records, and its drawings.
 
