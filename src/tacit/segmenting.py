@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tacit.answers import SHEET, check_out, counted, new_folder, write_made
 from tacit.data import contact_sheet
-from tacit.data._listing import KINDS, has_wildcard
+from tacit.data._listing import KINDS, folder_files, glob_files, has_wildcard
 from tacit.data._videos import Frame, read_frames
 from tacit.errors import ArgumentError, DataError, expect
 
@@ -120,26 +120,34 @@ def _listed(images: Sequence[str | Path]) -> list[tuple[str, Path]]:
     found: list[tuple[str, Path]] = []
     for given in map(Path, images):
         if given.is_dir():
-            inside = sorted(path for path in given.rglob("*") if _is_picture(path) and not _hidden(path, given))
-            if not inside:
-                raise DataError(f"{given} holds no pictures; looked for .png, .jpg, .gif, .mp4 and others, also below")
-            found += [(path.relative_to(given).with_suffix("").as_posix(), path) for path in inside]
+            found += [(name.rpartition(".")[0], given / name) for name in _pictures_in(given)]
         elif given.exists():
             found.append((given.stem, given))
         else:
-            matches = sorted(Path().glob(str(given))) if has_wildcard(str(given)) and not given.is_absolute() else []
-            if not matches:
-                raise DataError(f"{str(given)!r}: no such file or folder in {Path.cwd()}")
-            found += [(path.stem, path) for path in matches if path.is_file()]
+            found += [(path.stem, path) for path in _matching(given)]
     return _told_apart(found)
 
 
-def _is_picture(path: Path) -> bool:
-    return KINDS.get(path.suffix.lower().removeprefix(".")) in ("image", "video") and path.is_file()
+def _pictures_in(folder: Path) -> list[str]:
+    names = [name for name in folder_files(folder, _quietly).names if _is_picture(name)]
+    if not names:
+        raise DataError(f"{folder} holds no pictures; looked for .png, .jpg, .gif, .mp4 and others, also below")
+    return names
 
 
-def _hidden(path: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in path.relative_to(root).parts)
+def _matching(pattern: Path) -> list[Path]:
+    files = glob_files(str(pattern), _quietly) if has_wildcard(str(pattern)) else None
+    if files is None or not files.names:
+        raise DataError(f"{str(pattern)!r}: no such file or folder in {Path.cwd()}")
+    return [Path(files.where, name) for name in files.names]
+
+
+def _is_picture(name: str) -> bool:
+    return KINDS.get(name.rpartition(".")[2].lower()) in ("image", "video")
+
+
+def _quietly(*said: object) -> None:
+    """Listing says nothing here."""
 
 
 def _told_apart(files: list[tuple[str, Path]]) -> list[tuple[str, Path]]:

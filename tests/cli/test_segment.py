@@ -112,3 +112,18 @@ def test_pictures_that_are_no_clips_are_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("none")
     with pytest.raises(DataError, match="looked for clips"):
         tacit.learn(tmp_path, out=str(tmp_path / "run"), method="foreground-generations", verbose=False, max_steps=1)
+
+
+def test_pictures_are_listed_as_everywhere_else(tmp_path, monkeypatch):
+    from tacit.segmenting import _listed
+
+    for name in ("b/1.png", "a.jpg", "a.png", ".hidden/2.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "b/again").symlink_to(tmp_path)  # a circle
+    assert [name for name, _ in _listed([tmp_path])] == ["a", "a-2", "b/1"]
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("*.png", str(tmp_path / "*.png")):
+        assert _listed([pattern]) == [("a", tmp_path / "a.png")]
+    with pytest.raises(DataError, match="no such file"):
+        _listed(["*.tif"])
