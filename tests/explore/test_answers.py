@@ -130,6 +130,18 @@ def test_a_label_is_on_the_disk_when_the_answer_comes(page, own_run):
     assert page.get("/api/labels").json()["labels"] == [{"name": "kind", "n": 2, "values": {"round": 2}}]
 
 
+def test_a_ledger_that_another_window_is_just_making_holds_no_labels_yet(own_run):
+    (own_run / "labels.sqlite").unlink(missing_ok=True)
+    notebook, other = Notebook(own_run), sqlite3.connect(own_run / "labels.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    other.execute("CREATE TABLE begun (x)")  # not committed: the file is there, and empty
+    assert notebook.path.is_file()
+    assert (notebook.names(), notebook.given("kind")) == ([], {})
+    other.close()
+    notebook.put("kind", "round", ["0"])
+    assert notebook.given("kind") == {"0": "round"}
+
+
 def test_a_whole_cluster_is_labelled_at_once(page, own_run):
     assert page.post("/api/label", {"name": "kind", "value": "wedge", "cluster": 2}).json()["n"] == 40
     given = Notebook(own_run).given("kind")

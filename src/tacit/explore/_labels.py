@@ -56,7 +56,7 @@ class Notebook:
 
     def names(self) -> list[dict[str, Any]]:
         """Each of the user's labels: its name, how many items have it, and its values with their numbers."""
-        if not self.path.is_file():
+        if not self._is_made():
             return []
         counts = self._ledger(read_only=True)._read(
             "SELECT name, value, COUNT(*) FROM label WHERE source = 'user' GROUP BY name, value ORDER BY name, value"
@@ -68,7 +68,7 @@ class Notebook:
 
     def given(self, name: str) -> dict[str, str]:
         """The user's labels of one name, by the ledger's keys of items."""
-        if not self.path.is_file():
+        if not self._is_made():
             return {}
         query = "SELECT item_hash, value FROM label WHERE name = ? AND source = 'user'"
         return dict(self._ledger(read_only=True)._read(query, name))
@@ -124,6 +124,13 @@ class Notebook:
             kept = [(key, name, values[key], "user", 1.0, _now()) for key in mine if values[key] is not None]
             db.executemany("INSERT OR REPLACE INTO label VALUES (?, ?, ?, ?, ?, ?)", kept)
         return before
+
+    def _is_made(self) -> bool:
+        """Whether there is a ledger: a file without a byte is one that another window is just making."""
+        try:
+            return self.path.stat().st_size > 0
+        except OSError:
+            return False
 
     def _ledger(self, *, read_only: bool = False) -> Ledger:
         return Ledger(self.path, read_only=read_only)
