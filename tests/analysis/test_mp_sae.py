@@ -141,6 +141,12 @@ def test_codes_are_in_the_units_of_the_rows():
     np.testing.assert_allclose(np.linalg.norm(model.components_, axis=1), 1)
 
 
+@pytest.mark.parametrize("kind", [MatchingPursuitSAE, SparseAutoencoder])
+def test_its_presets_are_its_own_settings(kind):
+    for words in kind.settings.values():
+        assert kind(**words).get_params().items() >= words.items()
+
+
 def test_what_cannot_be_is_refused():
     x = np.ones((4, 2))
     with pytest.raises(ArgumentError, match="k=0"):

@@ -134,6 +134,8 @@ def test_a_generation_takes_its_turn_and_begins_anew():
     assert learner.taught == (pytest.approx(1 / 3), pytest.approx(2 / 3))
     assert int(learner.generation) == 3
     assert len(learner.targets) == len(learner.chosen) == 0  # a run does not keep them
+    tacit.fit(learner, small(), max_steps=36, **WORDS)
+    assert len(learner.taught) == 4  # fitted again, it begins at generation 1
 
 
 @pytest.mark.parametrize("names", ["unet", "fcn"])

@@ -158,6 +158,21 @@ def test_the_search_hides_known_classes_and_never_sees_novel_rows():
         HiddenClassSearchCV(NCDKMeans(n_novel=4), {"n_init": [1, 2]}).fit(X, hide(y, 2))
 
 
+@pytest.mark.parametrize("random_state", [None, np.random.RandomState(0)])
+def test_all_settings_are_judged_on_the_same_hidden_classes(random_state):
+    X, y = places()
+    Fake.seen.clear()
+    HiddenClassSearchCV(Fake(), {"good": [False, True]}, n_folds=3, random_state=random_state).fit(X, hide(y, 4))
+    assert Fake.seen[:3] == Fake.seen[3:6]
+
+
+@pytest.mark.parametrize("names", [np.array(list("abcd")), np.array(["a", "bb", "c", "d"], dtype=object)])
+def test_known_classes_may_be_letters(names):
+    X, y = places(4)
+    search = HiddenClassSearchCV(NCDKMeans(n_novel=2), {"n_init": [2]}, random_state=0).fit(X, names[y])
+    assert search.best_score_ == 1.0
+
+
 def test_it_goes_into_a_pipeline_and_names_may_be_texts():
     X, y = places()
     names = np.array(["a", "b", "c", "-1", "-1", "-1"])[y]

@@ -139,6 +139,9 @@ def test_the_seed_makes_it_the_same_and_init_keys_forgets():
     two.init_keys(x)
     assert not hasattr(two, "values_")
     np.testing.assert_array_equal(two.partial_fit(x, y).values_, one.values_)
+    chance = np.random.RandomState(0)
+    third, fourth = (DiscreteKeyValueBottleneck(**{**SMALL, "random_state": chance}).fit(x, y) for _ in range(2))
+    assert not np.array_equal(third.projections_, fourth.projections_)  # a shared generator goes on
 
 
 @settings(max_examples=15, deadline=None)

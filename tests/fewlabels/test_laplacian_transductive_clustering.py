@@ -38,7 +38,7 @@ def slow_energy(X, W, weight, labels, m):
     total = sum(np.sum((X[p] - m[labels[p]]) ** 2) for p in range(len(X)))
     s = np.eye(len(m))[labels]
     pairs = itertools.product(range(len(X)), repeat=2)
-    return total + weight / 2 * sum(W[p, q] * np.sum((s[p] - s[q]) ** 2) for p, q in pairs)
+    return total + weight / 4 * sum(W[p, q] * np.sum((s[p] - s[q]) ** 2) for p, q in pairs)
 
 
 def slow_relaxation(s, a, W, weight):

@@ -111,6 +111,8 @@ def test_what_cannot_be_is_refused():
         init_filters_(nn.Conv2d(3, 4, 3), method="k-mean")
     with pytest.raises(ArgumentError, match="images=None"):
         init_filters_(nn.Conv2d(3, 4, 3))
+    with pytest.raises(ArgumentError, match=r"kernel_size=\(1, 1\)"):
+        init_filters_(nn.Conv2d(3, 4, 1), method="gabor")
     with pytest.raises(ArgumentError, match="groups=2"):
         init_filters_(nn.Conv2d(4, 4, 3, groups=2))
     with pytest.raises(DataError, match="3 x 3"):

@@ -41,6 +41,8 @@ def test_no_solution_is_an_error():
     x[0, 2] = (x[0, 0] + x[0, 1]) / 2  # between the others, so never the one that stands out
     with pytest.raises(ArgumentError, match="selected"):
         attention_svm(x, z, torch.tensor([2]))
+    with pytest.raises(ArgumentError, match="selected"):  # a twin of the selected token
+        attention_svm(x[:, [0, 0, 1]], z, torch.tensor([0]))
     with pytest.raises(ArgumentError, match="norm"):
         attention_svm(x, z, torch.tensor([1]), norm="l1")
     with pytest.raises(ArgumentError, match="tokens"):

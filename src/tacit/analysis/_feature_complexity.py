@@ -154,7 +154,7 @@ def usable_information(
 
 
 def _inputs(parts: Sequence[Array], probe_size: int, seed: int) -> list[Array]:
-    """Standardised by the first part, with a column of ones after the random features were taken."""
+    """Standardised by the first part, and random features of it, centred likewise: no column of ones is needed."""
     mean, std = parts[0].mean(axis=0), parts[0].std(axis=0)
     scaled = [(part.astype(float) - mean) / np.where(std > 1e-9, std, np.inf) for part in parts]
     d = scaled[0].shape[1]

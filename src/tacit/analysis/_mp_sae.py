@@ -236,7 +236,10 @@ class SparseAutoencoder(SparseCodesMixin, BaseEstimator):
     ((200, 12), np.True_)
     """
 
-    settings: ClassVar[dict[str, dict[str, Any]]] = MatchingPursuitSAE.settings
+    settings: ClassVar[dict[str, dict[str, Any]]] = {
+        name: {key: value for key, value in words.items() if key != "tol"}
+        for name, words in MatchingPursuitSAE.settings.items()
+    }
 
     def __init__(
         self,

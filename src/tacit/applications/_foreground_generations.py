@@ -174,6 +174,7 @@ class ForegroundStudent(Learner):
     def before_fit(self, data: Dataset) -> None:
         """Generation 1: what the teacher sees in the clips, and its most certain masks."""
         clip = data["clip"][:]
+        self.generation.fill_(1)
         self.targets = self.targets.new_zeros(len(data), *self.targets.shape[1:])
         done = 0
         for number in clip.unique():

@@ -100,7 +100,9 @@ class HiddenClassSearchCV(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         checked: tuple[Array, Array] = validate_data(self, X, y, dtype=FLOATS, ensure_min_samples=2)
         rows, labels = checked
         candidates = list(ParameterGrid(self.param_grid))
-        scores = [self._score(rows, labels, candidate) for candidate in candidates]
+        known = np.array([label for label in np.unique(labels) if str(label) != "-1"])
+        folds = self._folds(known)
+        scores = [self._score(rows, labels, known, folds, candidate) for candidate in candidates]
         self.cv_results_ = {"params": candidates, "mean_test_score": np.array(scores)}
         self.best_params_, self.best_score_ = candidates[int(np.argmax(scores))], max(scores)
         self.best_estimator_ = clone(self.estimator).set_params(**self.best_params_).fit(rows, labels)
@@ -117,20 +119,21 @@ class HiddenClassSearchCV(MetaEstimatorMixin, ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         return self.best_estimator_.predict_novel(X)
 
-    def _score(self, X: Array, y: Array, settings: Mapping[str, Any]) -> float:
-        known = np.array([label for label in np.unique(y) if str(label) != "-1"])
+    def _folds(self, known: Array) -> list[Array]:
+        """The classes that each fold hides, the same for all candidates."""
         if len(known) < 3:
             warnings.warn(f"y: {len(known)} known classes: expected at least 3, to hide 2 of them", stacklevel=3)
-            return 0.0
+            return []
         chance = check_random_state(self.random_state)
-        chance = np.random.RandomState(chance.randint(2**31 - 1)) if self.random_state is None else chance
-        folds = [chance.permutation(known)[: max(2, len(known) // 2)] for _ in range(self.n_folds)]
-        return float(np.mean([self._hide(X, y, hidden, known, settings) for hidden in folds]))
+        return [chance.permutation(known)[: max(2, len(known) // 2)] for _ in range(self.n_folds)]
+
+    def _score(self, X: Array, y: Array, known: Array, folds: list[Array], settings: Mapping[str, Any]) -> float:
+        return float(np.mean([self._hide(X, y, hidden, known, settings) for hidden in folds])) if folds else 0.0
 
     def _hide(self, X: Array, y: Array, hidden: Array, known: Array, settings: Mapping[str, Any]) -> float:
         rows = np.isin(y, known)
         truth, secret = y[rows], np.isin(y[rows], hidden)
-        shown = np.where(secret, np.array(-1).astype(y.dtype), truth)
+        shown = np.where(secret, "-1", truth.astype(object)) if y.dtype.kind in "OSU" else np.where(secret, -1, truth)
         model = clone(self.estimator).set_params(**settings, n_novel=len(hidden)).fit(X[rows], shown)
         numbers = [np.unique(labels, return_inverse=True)[1] for labels in (truth[secret], model.transduction_[secret])]
         return float(clustering_accuracy(*numbers))

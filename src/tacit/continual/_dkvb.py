@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -171,7 +170,7 @@ class DiscreteKeyValueBottleneck(ClassifierMixin, BaseEstimator):
         return torch.cat(found).cpu().numpy()
 
     def _init_keys(self, X: NDArray[np.float32]) -> DiscreteKeyValueBottleneck:
-        self._random = copy.deepcopy(check_random_state(self.random_state))
+        self._random = np.random.RandomState(check_random_state(self.random_state).randint(2**31 - 1))
         for name in ("classes_", "values_", "counts_"):
             self.__dict__.pop(name, None)
         shape = (self.n_codebooks, self.key_dim, X.shape[1])

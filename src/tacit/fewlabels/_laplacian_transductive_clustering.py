@@ -24,7 +24,7 @@ PROTOTYPES = ("kmeans", "fixed")
 class TransductiveClustering(ClassifierMixin, BaseEstimator):
     """Clusters the rows without label, from the labelled ones' means on; neighbours pull each other.
 
-        E(s, m) = sum_p s_p . a_p + (w/2) sum_pq w_pq ||s_p - s_q||^2,   a_pk = ||x_p - m_k||^2,   s_p one-hot
+        E(s, m) = sum_p s_p . a_p + (w/4) sum_pq w_pq ||s_p - s_q||^2,   a_pk = ||x_p - m_k||^2,   s_p one-hot
 
     The labelled rows' s_p is their label. Assignments and prototypes take turns until no assignment changes:
 
@@ -39,7 +39,7 @@ class TransductiveClustering(ClassifierMixin, BaseEstimator):
     `laplacian_weight=0` is k-means from the labelled rows' means with these rows held fixed; with `prototypes="fixed"`
     it is the nearest mean. Affinities are 1 for each of the `n_neighbors` nearest other rows, made symmetric as
     (A + A^T) / 2, which is all that the sum above sees; LaplacianShot's released code uses A itself, counts the row as
-    its own neighbour (its 3 are 2) and connects unlabelled rows only.
+    its own neighbour (its 3 are 2), connects unlabelled rows only, and weighs pairs twice as much in the energy.
 
     The weight is measured against squared distances: centre the features and scale them to length 1 first, for which
     the default is meant: `make_pipeline(StandardScaler(with_std=False), Normalizer(), TransductiveClustering())`.
@@ -177,7 +177,7 @@ class TransductiveClustering(ClassifierMixin, BaseEstimator):
             return float(own)
         pairs = affinity.tocoo()
         cut = pairs.data[labels[pairs.row] != labels[pairs.col]].sum(dtype=np.float64)
-        return float(own + self.laplacian_weight * cut)
+        return float(own + self.laplacian_weight / 2 * cut)
 
     def _affinity(self, X: np.ndarray) -> sparse.csr_array:
         """(n, n), symmetric."""

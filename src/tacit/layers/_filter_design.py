@@ -53,7 +53,8 @@ def init_filters_(
         The same convolution.
 
     Raises:
-        ArgumentError: an unknown method, several groups, or images that are missing or do not fit.
+        ArgumentError: an unknown method, several groups, Gabor filters of one pixel, or images that are missing or do
+            not fit.
 
     >>> conv = init_filters_(nn.Conv2d(3, 16, 5), torch.rand(50, 3, 16, 16), method="pca")
     >>> torch.allclose(conv.weight[0], -conv.weight[1]), round(conv.weight[0].square().sum().item(), 4)
@@ -63,6 +64,8 @@ def init_filters_(
         raise unknown("method", method, METHODS)
     expect("conv.groups", conv.groups, conv.groups == 1, "1")
     out, channels, height, width = conv.weight.shape
+    gabor_fits = method != "gabor" or height * width > 1
+    expect("conv.kernel_size", (height, width), gabor_fits, "more than one pixel for gabor filters")
     if method in FROM_PATCHES:
         filters = FROM_PATCHES[method](_patches(conv, images, generator), out, generator)
     else:

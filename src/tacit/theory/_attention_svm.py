@@ -68,7 +68,8 @@ def attention_svm(
     left, right = _span(differences), _span(keys)
     constraints = np.einsum("ci,cj->cij", differences @ left, keys @ right).reshape(len(keys), -1)
     shape = (left.shape[1], right.shape[1])
-    found = _least_distance(constraints, np.ones(len(constraints)))
+    apart = bool(constraints.any(axis=1).all())  # no token is like the selected one
+    found = _least_distance(constraints, np.ones(len(constraints))) if apart else None
     expect("selected", sel.tolist(), found is not None, "tokens that some W separates from the others",
            "take more dimensions, fewer inputs or fewer tokens")  # fmt: skip
     assert found is not None
