@@ -71,7 +71,6 @@ class InstanceDiscrimination(Learner):
         "paper": {
             "optimizer": "sgd",
             "lr": 0.03,
-            "momentum": 0.9,
             "batch_size": 256,
             "epochs": 200,
             "weight_decay": 1e-4,
