@@ -304,8 +304,9 @@ class _Fit:
         self._seed("step", self.step)
         learner.progress = self.step / self.total
         mine = indices[fabric.global_rank :: fabric.world_size]
-        self.updates.begin(self.step)
-        for rows in mine.chunk(self.training.accumulate):
+        parts = mine.chunk(self.training.accumulate)  # fewer where a learner's own batch does not divide evenly
+        self.updates.begin(self.step, len(parts))
+        for rows in parts:
             batch = {name: self.data[name][rows].to(fabric.device) for name in learner.columns}
             with fabric.autocast():
                 learner.step(self.updates.update, **batch)
@@ -438,12 +439,12 @@ class _Updates:
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.names = {id(module): name for name, module in learner.named_modules()}
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, n_parts: int) -> None:
         warmup = round(self.training.warmup * self.total)
         self.share = optim.scheduled_lr(1.0, step, self.total, schedule=self.training.schedule, warmup=warmup)
         self.lr = self.share * self.training.lr
         self.loss = torch.zeros(())
-        self.micro = 0
+        self.micro, self.n_parts = 0, n_parts
         self.seen: set[str] = set()
 
     def next_micro_batch(self) -> None:
@@ -465,9 +466,9 @@ class _Updates:
         if self.micro == 0:
             for p in parameters:
                 p.grad = None
-        (loss / accumulate).backward(inputs=parameters)
-        self.loss = self.loss.to(loss.device) + loss.detach().float() / accumulate
-        if self.micro == accumulate - 1:
+        (loss / self.n_parts).backward(inputs=parameters)
+        self.loss = self.loss.to(loss.device) + loss.detach().float() / self.n_parts
+        if self.micro == self.n_parts - 1:
             self._move(optimizer, self._settings(key)["lr"] * self.share, parameters)
 
     def _name(self, module: nn.Module) -> str:

@@ -65,8 +65,11 @@ def forgetting(trial: Trial, data: Data, *tasks: str) -> list[Forgetting]:
 
 
 def small_convnet(trial: Trial, part: Part) -> Classifier:
-    """Four convolutions of 32 channels and a linear head, its weights drawn by the seed."""
-    return Classifier(trial.encoder({"name": "conv4", "width": 32}, part), int(part.n_classes or 2))
+    """Four convolutions of 32 channels and a linear head, all its weights drawn by the seed."""
+    encoder = trial.encoder({"name": "conv4", "width": 32}, part)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(trial.seed)
+        return Classifier(encoder, int(part.n_classes or 2))
 
 
 def _trained(trial: Trial, part: Part) -> Classifier:
@@ -92,7 +95,7 @@ def forgetting_scores(
 
     Args:
         model: x -> logits; its `prepare` goes first where it has one.
-        kept, forgotten, unseen: items (n, ...) and classes (n,).
+        kept, forgotten, unseen: items (n, ...) and classes (n,), on any device.
 
     Returns:
         Accuracy on `kept`, `forgotten` and `unseen`; and as `membership` the share of the forgotten items that are
@@ -104,7 +107,7 @@ def forgetting_scores(
     {'kept': 1.0, 'forgotten': 1.0, 'unseen': 0.0, 'membership': 1.0}
     """
     logits = [_logits(model, x) for x, _ in (kept, forgotten, unseen)]
-    labels = [y for _, y in (kept, forgotten, unseen)]
+    labels = [y.cpu() for _, y in (kept, forgotten, unseen)]
     hits = [wilson(int((z.argmax(1) == y).sum()), len(y)) for z, y in zip(logits, labels, strict=True)]
     of_kept, of_forgotten, of_unseen = (
         -F.cross_entropy(z, y, reduction="none") for z, y in zip(logits, labels, strict=True)
@@ -127,4 +130,4 @@ def gap_to_retraining(scores: Mapping[str, Score], oracle: Mapping[str, Score]) 
 
 def _logits(model: nn.Module, x: Tensor, batch_size: int = 500) -> Tensor:
     with evaluating(model), torch.no_grad():
-        return torch.cat([model(prepared(model, batch)).float() for batch in x.split(batch_size)])
+        return torch.cat([model(prepared(model, batch)).float().cpu() for batch in x.split(batch_size)])
