@@ -440,3 +440,25 @@ def test_looking_changes_no_weight(digits, monkeypatch):
 
 def test_small_encoder_has_dim():
     assert small_encoder()(torch.zeros(1, 8, 8)).shape == (1, small_encoder().dim)
+
+
+def test_accumulation_of_a_batch_that_does_not_divide_evenly():
+    """A learner's own batches may hold 5 items: three parts for accumulate=4, and the step is taken all the same."""
+
+    class Odd(Learner):
+        system_id = "odd"
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(2))
+
+        def batches(self, data, batch_size, generator):
+            return [torch.arange(5)]
+
+        def loss(self, x):
+            return (x @ self.weight - 1).square().mean()
+
+    x = torch.eye(2).repeat(4, 1)
+    words = {"max_steps": 3, "batch_size": 8, "optimizer": "sgd", "lr": 0.1}
+    moved = fit(Odd(), {"x": x}, accumulate=4, **words).weight
+    assert moved.abs().min() > 0.01

@@ -119,6 +119,19 @@ def test_the_same_seed_gives_the_same_and_the_callers_chance_is_kept(classifier)
     assert torch.equal(drawn, torch.rand(1))
 
 
+def test_repair_of_what_gives_no_classes_is_refused_at_once(classifier):
+    x, y = blobs(20, 0)
+
+    class Learner(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = Points()
+
+    for model in (classifier.encoder, Learner()):
+        with pytest.raises(ArgumentError, match="a classifier"):
+            label_agnostic_forgetting(model, x[5:], x[:5], repair=(x[5:9], y[5:9]), vae_epochs=10**9)
+
+
 def test_repair_learns_from_the_labels_given(classifier):
     x, y = blobs(300, 0)
     words = {"max_steps": 30, "vae_epochs": 1, "lr_unlearning": 0.02, "lr_alignment": 0.02}

@@ -25,7 +25,7 @@ def finetune(model: nn.Module, kept: Items, forgotten: Items, **training: Any) -
     """
 
     def loss(student: nn.Module, x: Tensor, y: Tensor, gone: Tensor, gone_y: Tensor) -> Tensor:
-        return F.cross_entropy(student(x), y)
+        return _cross_entropy(student(x), y)
 
     return _trained(model, kept, forgotten, loss, **training)
 
@@ -39,7 +39,7 @@ def negative_gradient(
     """
 
     def loss(student: nn.Module, x: Tensor, y: Tensor, gone: Tensor, gone_y: Tensor) -> Tensor:
-        return weight * F.cross_entropy(student(x), y) - (1 - weight) * F.cross_entropy(student(gone), gone_y)
+        return weight * _cross_entropy(student(x), y) - (1 - weight) * _cross_entropy(student(gone), gone_y)
 
     return _trained(model, kept, forgotten, loss, **training)
 
@@ -65,6 +65,11 @@ def bad_teacher(
     return _trained(model, kept, forgotten, loss, **training)
 
 
+def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """Labels may lie elsewhere than the model does."""
+    return F.cross_entropy(logits, y.to(logits.device))
+
+
 def _divergence(target: Tensor, logits: Tensor) -> Tensor:
     return F.kl_div(logits.log_softmax(1), target.log_softmax(1), reduction="batchmean", log_target=True)
 
@@ -87,11 +92,19 @@ def _trained(
     with evaluating(student):
         draws = (draw_batches(len(y), batch_size, generator) for _, y in (kept, forgotten))
         for _, rows, gone in zip(range(max_steps), *draws, strict=False):
-            x, gone_x = (prepared(student, items[0][one]) for items, one in ((kept, rows), (forgotten, gone)))
+            x, gone_x = (_read(student, items[0][one]) for items, one in ((kept, rows), (forgotten, gone)))
             optimizer.zero_grad()
             loss(student, x, kept[1][rows], gone_x, forgotten[1][gone]).backward()
             optimizer.step()
     return student
+
+
+def _read(model: nn.Module, batch: Tensor) -> Tensor:
+    return prepared(model, batch.to(device_of(model)))
+
+
+def device_of(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))
 
 
 def draw_batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

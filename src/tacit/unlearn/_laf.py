@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterable, Iterator
 from typing import Any, cast
@@ -15,7 +16,7 @@ from tacit.claims import Bench, Comparison, Picture, Trial, claim, drawing
 from tacit.embedding import encode, evaluating, prepared
 from tacit.errors import ArgumentError, expect
 from tacit.learner import encoder_of
-from tacit.unlearn._baselines import bad_teacher, draw_batches, finetune, negative_gradient
+from tacit.unlearn._baselines import bad_teacher, device_of, draw_batches, finetune, negative_gradient
 from tacit.unlearn._oracle import Forgetting, forgetting, small_convnet
 
 
@@ -93,6 +94,8 @@ def label_agnostic_forgetting(
     teacher, student = _extractor(old), _extractor(new)
     if not any(p.requires_grad for p in student.parameters()):
         raise ArgumentError("model: its encoder has no parameter that learns: fit it anew without the items")
+    if repair is not None:
+        _check_classifier(old, teacher, kept)
     steps = max_steps or epochs * -(-len(forgotten) // batch_size)
     with torch.random.fork_rng(devices=[]), evaluating(new):
         torch.manual_seed(seed)
@@ -175,17 +178,13 @@ def _extractor(model: nn.Module) -> nn.Module:
         return model
 
 
-def _device(module: nn.Module) -> torch.device:
-    return next((p.device for p in module.parameters()), torch.device("cpu"))
-
-
 def _read(encoder: nn.Module, items: Any, rows: Tensor) -> Tensor:
-    return prepared(encoder, cast(Tensor, items[rows]).to(_device(encoder)))
+    return prepared(encoder, cast(Tensor, items[rows]).to(device_of(encoder)))
 
 
 def _represented(encoder: nn.Module, items: Any, batch_size: int = 500) -> Tensor:
     parts = torch.arange(len(items)).split(batch_size)
-    return torch.cat([encode(encoder, items[rows].to(_device(encoder))) for rows in parts])
+    return torch.cat([encode(encoder, items[rows].to(device_of(encoder))) for rows in parts])
 
 
 def _batches(
@@ -202,15 +201,22 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
+def _check_classifier(model: nn.Module, encoder: nn.Module, items: Any) -> None:
+    logits = None
+    if encoder is not model:
+        with evaluating(model), torch.no_grad(), contextlib.suppress(NotImplementedError):
+            logits = model(_read(model, items, torch.arange(1)))
+    ok = isinstance(logits, Tensor) and logits.ndim == 2
+    expect("model", type(model).__name__, ok, "a classifier, x -> (n, n_classes), since repair= gives classes")
+
+
 def _repair(
     model: nn.Module, x: Any, y: Tensor, epochs: int, lr: float, batch_size: int, generator: torch.Generator
 ) -> None:
-    given = f"{type(model).__name__}"
-    expect("model", given, _extractor(model) is not model, "a classifier, since repair= gives classes")
     optimizer = torch.optim.Adam(model.parameters(), lr)
     batches = draw_batches(len(y), batch_size, generator)
     for _, rows in zip(range(epochs * -(-len(y) // batch_size)), batches, strict=False):
-        _descend(optimizer, F.cross_entropy(model(_read(model, x, rows)), y[rows].to(_device(model))))
+        _descend(optimizer, F.cross_entropy(model(_read(model, x, rows)), y[rows].to(device_of(model))))
 
 
 # claims ---------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from tacit.embedding import evaluating, prepared
 from tacit.errors import expect, unknown
 from tacit.evaluate import Score, membership_rate, wilson
 from tacit.nn import Classifier
+from tacit.unlearn._baselines import device_of
 
 TASKS = ("random", "class")
 SHARE = 0.1
@@ -129,5 +130,6 @@ def gap_to_retraining(scores: Mapping[str, Score], oracle: Mapping[str, Score]) 
 
 
 def _logits(model: nn.Module, x: Tensor, batch_size: int = 500) -> Tensor:
+    device = device_of(model)
     with evaluating(model), torch.no_grad():
-        return torch.cat([model(prepared(model, batch)).float().cpu() for batch in x.split(batch_size)])
+        return torch.cat([model(prepared(model, batch.to(device))).float().cpu() for batch in x.split(batch_size)])
