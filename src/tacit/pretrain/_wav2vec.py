@@ -132,7 +132,8 @@ def beats_log_mel_with_few_labels(bench: Bench) -> Comparison:
     """Accuracy on unseen clips of a linear probe that is given 5 labels a digit, on frozen features of either kind.
 
     Both are read alike: the mean over time, of context vectors or of normalised log-mel frames; or the means of four
-    quarters of the clip, side by side, where that does better on a validation part, chosen for either side by itself.
+    or eight equal parts of the clip, side by side, where that does better on a validation part, chosen for either side
+    by itself.
     """
     digits = bench.data("fsdd")
 
