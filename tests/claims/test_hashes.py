@@ -72,6 +72,15 @@ def test_shared_parts_that_are_reached_count_and_others_do_not():
     }
 
 
+@pytest.mark.parametrize("system", ["tst", "gcc"])
+def test_how_users_files_are_read_counts_for_no_claim(system):
+    from tacit.catalogue import find
+
+    names = {path.name for path in _hashes._reached(find(system).source) if path.parent.name == "data"}
+    assert names
+    assert not names & {"_listing.py", "_open.py", "_tables.py", "_rows.py", "_series_files.py", "_graph_files.py"}
+
+
 def test_lazy_and_plain_packages_are_both_seen_through():
     assert [path.name for path in _files(["pretrain"], ["BYOL"])] == ["_byol.py"]
     assert [path.name for path in _files(["nn"], ["mlp", "Momentum"])] == ["_heads.py", "_momentum.py"]

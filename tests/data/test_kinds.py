@@ -1,6 +1,7 @@
 """Texts, sounds, series, tables and graphs as users have them: what is odd is skipped and listed with its reason."""
 
 import json
+import tracemalloc
 import wave
 import zipfile
 
@@ -129,6 +130,63 @@ def test_a_table_of_texts_with_titles_labels_and_equal_texts(tmp_path):
     assert fits_together(source)
 
 
+SAID = ["good, and cheap", "broken", "late again, sadly", "fine; almost"]
+
+
+@pytest.mark.parametrize("mark", [",", ";", "\t", "|"])
+def test_a_table_of_texts_is_parted_by_what_its_first_line_has_most_of(tmp_path, mark):
+    rows = [f'"{text} said number {n} of them"{mark}{"ab"[n % 2]}' for n, text in enumerate(SAID)]
+    (tmp_path / "t.csv").write_text("\n".join([f"text {mark}label", *rows]), encoding="utf-8-sig")
+    source = data.open(tmp_path / "t.csv")
+    assert source.texts == [f"{text} said number {n} of them" for n, text in enumerate(SAID)]
+    assert source.labels == {"label": ["a", "b", "a", "b"]}
+
+
+def test_commas_in_the_only_column_are_the_texts(tmp_path):
+    (tmp_path / "t.csv").write_text("review\n" + "\n".join(f"{text} said number {n}" for n, text in enumerate(SAID)))
+    source = data.open(tmp_path / "t.csv")
+    assert source.texts == [f"{text} said number {n}" for n, text in enumerate(SAID)]
+
+
+def test_a_line_of_too_many_fields_is_listed_and_no_text_is_cut(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label\na text of words,x\na text, cut,y\none more text,y,\nand no label\n")
+    source = data.open(tmp_path / "t.csv")
+    assert source.texts == ["a text of words", "one more text", "and no label"]
+    assert source.labels == {"label": ["x", "y", None]}
+    assert source.skipped == [("t.csv, line 3", "3 fields in place of 2")]
+    with pytest.raises(DataError, match="line 3"):
+        data.open(tmp_path / "t.csv", on_error="raise")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "said"), [("latin-1", "line 3: not UTF-8 .byte 0xe9.; save"), ("utf-16", "UTF-16")]
+)
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+def test_a_table_of_texts_in_another_encoding_is_told_what_to_do(tmp_path, name, encoding, said):
+    rows = ["text,label", "a text of words,x", "un café au lait,y"]
+    if name == "t.jsonl":
+        rows = [json.dumps({"text": row}, ensure_ascii=False) for row in rows]
+    (tmp_path / name).write_bytes("\n".join(rows).encode(encoding))
+    with pytest.raises(DataError, match=said):
+        data.open(tmp_path / name)
+
+
+def test_a_bad_line_of_jsonl_is_listed_and_labels_are_looked_for_in_all_rows(tmp_path):
+    rows = [json.dumps({"text": f"a text of some words {n}"} | ({"label": "x"} if n > 70 else {})) for n in range(90)]
+    rows[10:10] = ['{"text": "cut of', "[1]"]
+    (tmp_path / "t.jsonl").write_text("\n".join(rows))
+    source = data.open(tmp_path / "t.jsonl")
+    assert len(source) == 90
+    assert source.labels == {"label": [None] * 71 + ["x"] * 19}
+    reasons = dict(source.skipped)
+    assert reasons == {
+        "t.jsonl, line 11": "no JSON: Invalid control character at, character 17",
+        "t.jsonl, line 12": "no object",
+    }
+    with pytest.raises(DataError, match="line 11"):
+        data.open(tmp_path / "t.jsonl", on_error="raise")
+
+
 def test_a_zip_of_texts_and_a_list_of_texts(tmp_path):
     with zipfile.ZipFile(tmp_path / "t.zip", "w") as packed:
         for number in range(3):
@@ -230,6 +288,31 @@ def test_sounds_are_decoded_once(sounds, monkeypatch):
         data.open(sounds)
 
 
+def test_sounds_are_not_held_in_memory(tmp_path):
+    n, held = 180, []
+
+    def tell(stage, done, total):
+        if (stage, done) == ("decoding", n):
+            arrays = tracemalloc.DomainFilter(inclusive=True, domain=np.lib.tracemalloc_domain)
+            found = tracemalloc.take_snapshot().filter_traces([arrays])
+            held.append(sum(trace.size for trace in found.traces))
+
+    for number in range(n):
+        write_wav(tmp_path / "sounds" / f"{number:03}.wav", tone(100 + number, 1 + number / n, 8000), 8000)
+    tracemalloc.start()
+    try:
+        source = data.open(tmp_path / "sounds", num_workers=1, progress=tell)
+    finally:
+        tracemalloc.stop()
+    assert held[0] < 64 * 32_000  # of 180 sounds a few that were taken ahead
+    x = rows_of(source)
+    for number, row in enumerate(x):
+        wave = tone(100 + number, 1 + number / n, 8000)[: x.shape[1]]
+        np.testing.assert_array_equal(row[: len(wave)], wave)
+        assert not row[len(wave) :].any()
+    assert sorted(file.name for file in source.cached.iterdir()) == ["sounds.json", "x.npy"]
+
+
 def test_long_sounds_are_cut_and_others_are_kept_like_them(tmp_path):
     write_wav(tmp_path / "long" / "1.wav", tone(100, 10.5, 8000), 8000)
     write_wav(tmp_path / "long" / "2.wav", tone(100, 9.0, 8000), 8000)
@@ -313,6 +396,32 @@ def test_a_folder_of_tables_is_a_folder_of_series_when_asked(tmp_path):
         data.open(tmp_path)
 
 
+def test_labels_of_files_of_series_are_no_variables(tmp_path):
+    for number in range(10):
+        rows = "\n".join(f"{step},{step * number},{number % 2},{step % 3}" for step in range(9))
+        (tmp_path / f"{number}.csv").write_text("t,v,label,class\n" + rows)
+    write = {"format": 1, "made": {}}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(json.dumps(write))
+    (tmp_path / "run" / "skipped.csv").write_text("v,reason\n1,2\n")
+    source = data.open(tmp_path, modality="series", on_error="raise")
+    assert source.shape["variables"] == ["v"]
+    assert source.labels == {"label": ["0", "1"] * 5}
+    assert source.skipped == [("run", "a run of tacit")]
+    assert "Left out: class (a label by its name, and changes within a series)." in source.remarks
+    assert data.open(tmp_path, modality="series", labels="none").labels == {}
+    with pytest.raises(ArgumentError, match="did you mean 'label'"):
+        data.open(tmp_path, modality="series", labels="labell")
+
+
+def test_what_forecasters_measure_is_a_variable_and_a_label_of_steps_is_none(tmp_path):
+    rows = "\n".join(f"{id},{ds},{ds * id},{ds % 2},{ds % 3}.5" for id in (1, 2) for ds in range(5))
+    (tmp_path / "s.csv").write_text("unique_id,ds,y,label,warm\n" + rows)
+    source = data.open(tmp_path / "s.csv", modality="series")
+    assert source.shape["variables"] == ["y", "warm"]
+    assert "Left out: label (a label by its name, and changes within a series)." in source.remarks
+
+
 # Tables ---------------------------------------------------------------------------------------------------------------
 
 
@@ -334,6 +443,27 @@ def test_a_table_with_missing_values_mixed_types_and_dates(tmp_path):
     assert data.open(tmp_path / "t.csv", labels="sex").labels["sex"][:2] == ["f", "m"]
     with pytest.raises(ArgumentError, match="did you mean 'label'"):
         data.open(tmp_path / "t.csv", labels="labell")
+
+
+@pytest.mark.parametrize("labels", ["auto", "none", "folder", "kind", "target"])
+def test_nothing_is_learned_from_a_column_that_is_a_label(tmp_path, labels):
+    chance = np.random.default_rng(0)
+    rows = [f"{a:.3f};{b:.3f};{n % 2};{n % 3};{'xyz'[n % 3]}" for n, (a, b) in enumerate(chance.normal(size=(30, 2)))]
+    (tmp_path / "t.csv").write_text("\n".join(["a;b;target;Label;kind", *rows]))
+    source = data.open(tmp_path / "t.csv", labels=labels)
+    kept = {"auto": ["Label", "target"], "kind": ["kind"], "target": ["target"]}.get(labels, [])
+    assert source.shape["schema"]["features"] == ["a", "b"] + ["kind"] * (labels != "kind")
+    assert list(source.labels) == kept
+    lost = [name for name in ("Label", "target") if name not in kept]
+    said = [line for line in source.remarks if line.startswith("Left out: ")]
+    listed = "; ".join(f"{name} (a label by its name)" for name in lost)
+    assert said == [f"Left out: {listed}; rename what is none."] * bool(lost)
+
+
+def test_an_encoder_that_once_learned_from_a_label_still_reads_its_rows(tmp_path):
+    (tmp_path / "t.csv").write_text("a,label\n" + "\n".join(f"{n * n % 7},{n % 2}" for n in range(12)))
+    schema = {"features": ["a", "label"], "categories": {"a": [], "label": []}, "dates": []}
+    assert rows_of(data.open(tmp_path / "t.csv", like={"schema": schema})).shape == (12, 2)
 
 
 def test_other_rows_are_read_by_the_columns_and_categories_learned_from(tmp_path):
@@ -396,6 +526,18 @@ def test_nodes_beside_the_edges_bring_features_and_labels(tmp_path):
     assert data.open(tmp_path / "friends.csv", labels="none").labels == {}
     with pytest.raises(ArgumentError, match="labels='age'"):
         data.open(tmp_path / "friends.csv", labels="age")
+
+
+def test_series_and_graphs_with_semicolons(tmp_path):
+    (tmp_path / "s.csv").write_text("id;time;value\n1;0;2,5\n1;1;3,5\n2;0;4,5\n")
+    series = data.open(tmp_path / "s.csv")
+    assert series.modality == "series"
+    np.testing.assert_array_equal(rows_of(series)[:, 0], [[2.5, 3.5], [4.5, np.nan]])
+    (tmp_path / "g.csv").write_text("source;target\nann;bob\nbob;cy\n")
+    (tmp_path / "g_nodes.csv").write_text("id;label;age\nann;x;30\nbob;y;40\ncy;x;50\n")
+    graph = data.open(tmp_path / "g.csv")
+    assert (graph.modality, graph.uris) == ("graph", ["ann", "bob", "cy"])
+    assert graph.labels == {"label": ["x", "y", "x"]}
 
 
 def test_objects_of_networkx_are_nodes_or_graphs():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from tacit.data._ledger import FORMAT, Ledger
 from tacit.errors import ArgumentError, RunError
+from tacit.labelling import PURPOSE
 
 fork = multiprocessing.get_context("fork")
 
@@ -186,6 +187,64 @@ def test_a_file_left_empty_by_a_kill_becomes_a_ledger(tmp_path):
     path.touch()
     Ledger(path).put("kind", {"01": "a"}, source="found")
     assert Ledger(path).names() == ["kind"]
+
+
+def of_format_1(path, labels):
+    """A ledger as it was, of labels (name, source, values), each used once."""
+    ledger = Ledger(path)
+    for name, source, values in labels:
+        ledger.put(name, {f"{name} {i}": value for i, value in enumerate(values)}, source=source)
+        ledger.split(name)
+        ledger.take(name, "choose", "suggesting what to label next (tacit suggest)")
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 1")
+
+
+def test_marks_are_no_labels_unless_asked_for(ledger):
+    ledger.put("tacit:star", {"01": "yes"}, source="user")
+    ledger.put("kind", {"01": "a"}, source="user")
+    assert ledger.names() == ledger.names(source="user") == ["kind"]
+    assert ledger.names(source="user", marks=True) == ["kind", "tacit:star"]
+    ledger.split("tacit:star")
+    with pytest.raises(ArgumentError, match=r"expected one of kind$"):
+        ledger.split("star")
+
+
+def test_stars_and_notes_of_format_1_become_marks(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    of_format_1(path, [("star", "user", ["yes"] * 3), ("note", "user", ["look"]), ("kind", "user", ["a", "b"])])
+    assert "star" in Ledger(path, read_only=True).names()
+    ledger = Ledger(path)
+    assert ledger.names() == ["kind"]
+    assert ledger.names(marks=True) == ["kind", "tacit:note", "tacit:star"]
+    assert sum(ledger.split("tacit:star").values()) == 3
+    assert {use.name for use in ledger.uses()} == {"kind", "tacit:note", "tacit:star"}
+    ledger.put("star", {"01": "yes"}, source="user")
+    assert "star" in Ledger(path).names()  # a label of the user's own, from now on
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [("star", "user", ["0", "5"])],
+        [("star", "user", ["yes", "no"])],
+        [("star", "user", ["yes"]), ("star", "predicted", ["no"])],
+        [("star", "found", ["yes"])],
+        [("note", "user", ["good", "bad"]), ("note", "predicted", ["bad"])],
+    ],
+)
+def test_a_label_that_was_called_like_a_mark_stays_one(tmp_path, labels):
+    path = tmp_path / "labels.sqlite"
+    of_format_1(path, labels)
+    assert Ledger(path).names() == Ledger(path).names(marks=True) == [labels[0][0]]
+
+
+def test_notes_that_probes_were_fitted_to_stay_a_label(tmp_path):
+    path = tmp_path / "labels.sqlite"
+    of_format_1(path, [("note", "user", ["good", "bad"])])
+    with sqlite3.connect(path) as db:
+        db.execute('UPDATE use SET "by" = ?', (PURPOSE,))
+    assert Ledger(path).names() == ["note"]
 
 
 def write_until_killed(path, start, acknowledged):

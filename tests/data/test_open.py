@@ -96,6 +96,36 @@ def test_a_folder_whose_name_has_wildcards_is_that_folder(tmp_path):
     assert data.open(tmp_path / "photos [1]*").uris == ["a.png"]
 
 
+def test_a_glob_below_a_folder_whose_name_has_wildcards(tmp_path):
+    write(tmp_path / "photos [1]" / "b", ["a.png"])
+    write(tmp_path / "photos 1", ["c.png"])
+    for pattern in ("photos [1]/*/*.png", "photos [1]/*"):
+        assert len(data.open(f"{tmp_path}/{pattern}")) == 1
+    assert data.open(f"{tmp_path}/photos [12]/*.png").uris == ["photos 1/c.png"]
+    with pytest.raises(DataError, match="no such file"):
+        data.open(f"{tmp_path}/photos [1]/lost.png")
+
+
+def write_run(folder):
+    write(folder / "label" / "1", ["sheet.png"])
+    (folder / "config.json").write_text('{"format": 1, "made": {}, "data": {}}')
+    (folder / "report.html").write_text("<p>A report on some pictures.</p>")
+
+
+def test_what_tacit_made_beside_the_data_is_none_of_it(tmp_path):
+    write(tmp_path, ["a.png", "b/c.png"])
+    (tmp_path / "b" / "config.json").write_text('{"format": 1}')  # of another program
+    write_run(tmp_path / "run")
+    write_run(tmp_path / "b" / "run.before-20260101")
+    expected = [("b/run.before-20260101", "a run of tacit"), ("run", "a run of tacit")]
+    for place in (tmp_path, f"{tmp_path}/**/*", f"{tmp_path}/**/*.png"):
+        source = data.open(place, on_error="raise")
+        assert source.uris == ["a.png", "b/c.png"]
+        assert sorted(one for one in source.skipped if "config" not in one.uri) == expected
+    assert "2 a run of tacit" in " ".join(data.open(tmp_path).describe())
+    assert data.open(tmp_path / "run").uris == ["label/1/sheet.png"]  # it is what was asked for
+
+
 def test_a_relative_path_and_the_home(tmp_path, monkeypatch):
     write(tmp_path / "photos", ["a.png"])
     monkeypatch.chdir(tmp_path)
@@ -145,6 +175,31 @@ def test_a_folder_is_of_the_kind_of_most_of_its_files_and_of_images_in_a_tie(tmp
     assert (source.modality, source.uris) == ("text", ["c.txt", "d.md", "e.txt"])
     assert source.skipped == [(name, "not a text by its name: .png") for name in ("a.png", "b.png")]
     assert data.open(tmp_path, modality="image").uris == ["a.png", "b.png"]
+
+
+def test_files_about_pictures_have_no_vote(tmp_path):
+    voc, coco = tmp_path / "voc", tmp_path / "coco"
+    write(voc, [f"JPEGImages/{n}.png" for n in range(6)])
+    (voc / "Annotations").mkdir()
+    for number in range(6):
+        (voc / "Annotations" / f"{number}.xml").write_text(f"<name>cat</name><n>{number}</n>")
+        write(coco, [f"{number}.png"])
+        (coco / f"{number}.png.json").write_text("{}")
+        (coco / f"other {number}.json").write_text("{}")
+    for folder, other in ((voc, "README.txt"), (coco, "classes.txt")):
+        (folder / other).write_text("what is what")
+        source = data.open(folder)
+        assert (source.modality, len(source)) == ("image", 6)
+        assert not any("Also there" in line for line in source.remarks)
+
+
+def test_pictures_that_are_fewer_than_the_texts_are_spoken_of(tmp_path):
+    write(tmp_path, ["a.png", "b.png"])
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_text(f"a text of its own, {number}")
+    source = data.open(tmp_path)
+    assert (source.modality, len(source)) == ("text", 3)
+    assert source.remarks[-1] == "Also there: 2 pictures, not read; --modality image takes them instead."
 
 
 def test_one_table_among_other_files_is_opened_and_the_others_are_listed(tmp_path):

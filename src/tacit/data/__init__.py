@@ -30,7 +30,8 @@ from tacit.data._open import Skipped, Source, open, write_skipped
 from tacit.data._rooms import rooms
 from tacit.data._rows import Table, arrow_table, read_table
 from tacit.data._scenes import OBJECT_COLUMNS, scenes
-from tacit.data._series import Series, average_steps, read_series, sparkline_png
+from tacit.data._series import average_steps, sparkline_png
+from tacit.data._series_files import Series, read_series
 from tacit.data._stand_ins import stand_in
 from tacit.data._structural_graphs import structural_graphs
 from tacit.data._toys import fractals, gaussian_mixture, shapes, signals, two_view_latents

@@ -13,9 +13,9 @@ import numpy as np
 
 from tacit.data._columns import Named
 from tacit.data._graphs import Graph, drop_repeats, ego_networks, whole_graphs
-from tacit.data._listing import Labels
+from tacit.data._listing import Labels, walk
 from tacit.data._packs import Skipped
-from tacit.data._tables import LABELS, as_label
+from tacit.data._tables import LABELS, as_label, delimiter_of, not_utf8
 from tacit.errors import DataError, MissingExtra
 
 __all__ = ["GRAPH_FILES", "Graphs", "edge_columns", "read_graph"]
@@ -311,10 +311,9 @@ def _read_folder(path: Path, features: Any) -> Graphs:
     lists = [path / f"edges{ending}" for ending in EDGE_LISTS if (path / f"edges{ending}").is_file()]
     if lists:
         return _nodes(_read_edges(lists[0], features), str(path), f"folder with {lists[0].name}")
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in GRAPH_FILES and file.is_file())
-    read, skipped = [], []
-    for file in files:
-        name = file.relative_to(path).as_posix()
+    read, skipped = [], list[Skipped]()
+    for name in sorted(name for name in walk(str(path), skipped) if name.lower().endswith(GRAPH_FILES)):
+        file = path / name
         try:
             found = _read_with_networkx(file)
         except DataError as error:
@@ -454,7 +453,7 @@ def _is_header(rows: Sequence[Sequence[str]]) -> bool:
 
 def _rows(path: Path, skipped: list[Skipped]) -> Iterator[tuple[str, list[str]]]:
     """Place and fields of each line; comments (# or %) and empty lines are passed over."""
-    split = {".csv": ",", ".tsv": "\t"}.get(path.suffix.lower())
+    split: str | None = None
     try:
         file = path.open("rb")
     except OSError as error:
@@ -472,7 +471,9 @@ def _rows(path: Path, skipped: list[Skipped]) -> Iterator[tuple[str, list[str]]]
                 continue
             if not line.strip() or line.startswith(("#", "%")):
                 continue
-            if split is None:
+            if split is None and path.suffix.lower() in (".csv", ".tsv"):
+                split = delimiter_of(line, path)
+            elif split is None:
                 split = next((mark for mark in ("\t", ",", ";") if mark in line), " ")
             yield place, line.split() if split == " " else next(csv.reader([line], delimiter=split))
 
@@ -543,9 +544,11 @@ def _arrow_table(path: Path, skipped: list[Skipped] | None = None) -> Any:
     try:
         if path.suffix.lower() == ".parquet":
             return parquet.read_table(path)
-        parse = arrow_csv.ParseOptions(
-            delimiter="\t" if path.suffix.lower() == ".tsv" else ",", invalid_row_handler=note
-        )
+        with path.open(encoding="utf-8-sig") as file:
+            delimiter = delimiter_of(file.readline(), path)
+        parse = arrow_csv.ParseOptions(delimiter=delimiter, invalid_row_handler=note)
         return arrow_csv.read_csv(path, arrow_csv.ReadOptions(use_threads=False), parse)
+    except UnicodeDecodeError as error:
+        raise not_utf8(path) from error
     except (OSError, ArrowInvalid) as error:
         raise DataError(f"{path}: cannot be read as {path.suffix.lower()[1:]}: {str(error).splitlines()[0]}") from error

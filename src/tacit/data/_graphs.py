@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from tacit.data._listing import Labels
 from tacit.errors import DataError, expect
 
 __all__ = [
@@ -50,7 +49,7 @@ class Graph:
     n_nodes: int
     features: Array | None = None
     names: Sequence[str] | None = None
-    labels: Mapping[str, list[str | None]] = field(default_factory=Labels)
+    labels: Mapping[str, list[str | None]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, edges: Any, n_nodes: int | None = None, features: Array | None = None, **more: Any) -> Graph:

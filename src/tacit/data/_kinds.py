@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -205,30 +206,31 @@ def _pack_sounds(
     tell: Progress,
     num_workers: int | None,
 ) -> None:
+    """Two passes, for the length is known only at the end: waves one after another, then all of one length."""
     most = round((wanted or LONGEST) * rate)
-    waves: list[np.ndarray] = []
-    kept, lengths, skipped, notes = [], [], [], dict[str, int]()
-    for number, sound in enumerate(ordered(partial(_decoded, rate, most), items, num_workers)):
-        tell("decoding", number + 1, n)
-        if isinstance(sound, str):
-            skipped.append((number, sound))
-            continue
-        kept.append(number)
-        lengths.append(round(sound.seconds, 3))
-        waves.append(sound.wave)
-        for note in sound.notes:
-            notes[note] = notes.get(note, 0) + 1
-    longest = max((len(wave) for wave in waves), default=1)
-    usual = int(np.ceil(np.quantile([len(wave) for wave in waves], 0.95, method="higher"))) if waves else 1
-    samples = most if wanted else min(longest, max(usual, rate // 10))
-    _cache.require_space(cache, 2 * samples * len(waves))
+    kept, sizes, lengths, skipped, notes = list[int](), list[int](), list[float](), [], Counter[str]()
     with _cache.building(cache, "audio", key) as folder:
-        with _cache.ArrayWriter(folder / "x.npy", (samples,), np.int16) as writer:
-            for start in range(0, len(waves), 256):
-                block = np.zeros((len(waves[start : start + 256]), samples), np.int16)
-                for row, wave in zip(block, waves[start : start + 256], strict=True):
-                    row[: min(len(wave), samples)] = wave[:samples]
-                writer.append(block)
+        waves = folder / "waves.bin"
+        with waves.open("wb") as file:
+            for number, sound in enumerate(ordered(partial(_decoded, rate, most), items, num_workers)):
+                tell("decoding", number + 1, n)
+                if isinstance(sound, str):
+                    skipped.append((number, sound))
+                    continue
+                file.write(sound.wave.astype(np.int16).tobytes())
+                kept.append(number)
+                sizes.append(len(sound.wave))
+                lengths.append(round(sound.seconds, 3))
+                notes.update(sound.notes)
+        usual = int(np.quantile(sizes, 0.95, method="higher")) if sizes else 1
+        samples = most if wanted else min(max(sizes, default=1), max(usual, rate // 10))
+        _cache.require_space(cache, 2 * samples * len(sizes))
+        with waves.open("rb") as file, _cache.ArrayWriter(folder / "x.npy", (samples,), np.int16) as writer:
+            for size in sizes:
+                row = np.zeros(samples, np.int16)
+                row[:size] = np.fromfile(file, np.int16, size)[:samples]
+                writer.append(row)
+        waves.unlink()
         said = {"kept": kept, "skipped": skipped, "lengths": lengths, "notes": notes, "seconds": samples / rate}
         (folder / "sounds.json").write_text(json.dumps(said), encoding="utf-8")
 
@@ -259,7 +261,8 @@ def _sound_remarks(said: dict[str, Any], rate: int, lengths: np.ndarray) -> list
 
 def series_of(source: Any, labels: str, where: str) -> Found:
     """Series from whatever `read_series` takes."""
-    from tacit.data._series import read_series, sparkline_png
+    from tacit.data._series import sparkline_png
+    from tacit.data._series_files import read_series
 
     read = read_series(source, labels=labels)
     n, channels, steps = read.x.shape
@@ -281,18 +284,19 @@ def series_of(source: Any, labels: str, where: str) -> Found:
 
 
 def table_of(source: Any, labels: str, where: str, schema: dict[str, Any] | None = None) -> Found:
-    """The rows of a table; its label column is left out of what is learned from."""
+    """The rows of a table; nothing is learned from a column that is a label, by its name or because it was named."""
     from tacit.data._rows import arrow_table, read_table
 
     table, skipped, remarks = arrow_table(source, where=where)
-    lower = {name.lower(): name for name in reversed(table.column_names)}
-    label = next((lower[name] for name in _tables.LABELS if name in lower), "") if labels == "auto" else labels
-    if labels in ("none", "folder"):
-        label = ""
     _texts.check_column(labels, table.column_names)
-    read = read_table(table, without=[label] if label else [], schema=schema, where=where)
-    found = {label: [_tables.as_label(value) for value in table[label].take(read.rows).to_pylist()]} if label else {}
-    left_out = [f"Left out: {name} ({why})." for name, why in read.left_out.items() if name != label]
+    named = [name for wanted in _tables.LABELS for name in table.column_names if name.lower() == wanted]
+    given = named if labels == "auto" else [] if labels in ("none", "folder") else [labels]
+    learned = (schema or {}).get("features", ())  # an encoder made before may need even one of these
+    without = [name for name in dict.fromkeys([*given, *named]) if name not in learned]
+    read = read_table(table, without=without, schema=schema, where=where)
+    found = {name: [_tables.as_label(value) for value in table[name].take(read.rows).to_pylist()] for name in given}
+    unused = [name for name in without if name not in given]
+    left_out = "; ".join(f"{name} (a label by its name)" for name in unused)
     n, d = read.x.shape
     missing = float(np.isnan(read.x).mean())
     gaps = f", {100 * missing:.1f} % missing" if missing else ""
@@ -305,9 +309,9 @@ def table_of(source: Any, labels: str, where: str, schema: dict[str, Any] | None
         "table",
         _row_hashes(read.x),
         labels=found,
-        labels_from=f"column {label}" if label else "",
+        labels_from=f"column{'s' * (len(given) > 1)} {', '.join(given)}" if given else "",
         skipped=[*skipped, *read.skipped],
-        remarks=[*remarks, *read.remarks, *left_out],
+        remarks=[*remarks, *read.remarks, *([f"Left out: {left_out}; rename what is none."] if unused else [])],
         snippets=[read.row_text(row, length=160) for row in range(n)],
         shape={"dim": d, "categories": list(read.categories), "schema": read.schema},
         counted=f"{n:,} rows of {d:,} columns ({named:,} of them categories){gaps}",

@@ -16,9 +16,14 @@ from tacit.errors import RunError, expect, unknown
 
 __all__ = ["Ledger", "Use"]
 
-FORMAT = 1
+FORMAT = 2
+"""1 kept stars and notes among the labels, under names that a label of the user's can have."""
 PARTS = ("choose", "report")
 SOURCES = ("found", "user", "predicted")
+OWN = "tacit:"
+"""How the names of marks begin that name no classes, such as stars: a user's own label is never called so."""
+MARKS = ("star", "note")
+"""Those of format 1, which had no `tacit:` before them."""
 ROWS = 10_000
 """Rows in a transaction, so that another process waits a fraction of a second."""
 WAIT = 30.0
@@ -84,13 +89,14 @@ class Ledger:
             missing = _is_empty(db)
         if missing and not self.read_only:
             self._make()
-        self._check_format()
+        if self._check_format() < FORMAT and not self.read_only:
+            self._renew()
 
     def put(self, name: str, values: Mapping[str, object], *, source: str, weight: float = 1.0) -> int:
         """Write labels down. A label of the same item, name and source is replaced; other sources' stay beside it.
 
         Args:
-            name: of the label, such as `shape`.
+            name: of the label, such as `shape`; one that begins with `tacit:` is a mark.
             values: item hash -> value, kept as text; None and the empty string are no label and are left out.
             source: `found` in the data, given by the `user`, or `predicted` by a model.
             weight: trust in these labels, 0 to 1.
@@ -167,24 +173,27 @@ class Ledger:
             taken.update(self._read(f"{labels} WHERE name = ? AND part = ? AND source = ?", name, part, source))
         return taken
 
-    def names(self, *, source: str | None = None) -> list[str]:
-        """The names of the labels, sorted; those of one source only (found, user or predicted) if it is given."""
-        if source is None:
-            return [name for (name,) in self._read("SELECT DISTINCT name FROM label ORDER BY name")]
-        if source not in SOURCES:
+    def names(self, *, source: str | None = None, marks: bool = False) -> list[str]:
+        """The names of the labels, sorted.
+
+        Args:
+            source: only those found in the data, given by the user, or predicted.
+            marks: stars and notes too, which are no classes; their names begin with `tacit:`.
+        """
+        if source is not None and source not in SOURCES:
             raise unknown("source", source, SOURCES)
-        return [
-            name for (name,) in self._read("SELECT DISTINCT name FROM label WHERE source = ? ORDER BY name", source)
-        ]
+        of = SOURCES if source is None else (source,)
+        wanted = ", ".join("?" * len(of))
+        found = self._read(f"SELECT DISTINCT name FROM label WHERE source IN ({wanted}) ORDER BY name", *of)
+        return [name for (name,) in found if marks or not name.startswith(OWN)]
 
     def uses(self) -> list[Use]:
         """Every time that labels were taken, oldest first."""
         return [Use(*row) for row in self._read('SELECT name, part, "by", at FROM use ORDER BY rowid')]
 
     def _known(self, name: str) -> None:
-        names = self.names()
-        if name not in names:
-            raise unknown("name", name, names)
+        if name not in self.names(marks=True):
+            raise unknown("name", name, self.names())
 
     def _read(self, query: str, *values: Any) -> list[tuple]:
         with self._connection() as db:
@@ -228,7 +237,18 @@ class Ledger:
                 db.execute(statement)
             db.execute(f"PRAGMA user_version = {FORMAT}")
 
-    def _check_format(self) -> None:
+    def _renew(self) -> None:
+        """From format 1: the user's stars and notes get names that no label has."""
+        with self._transaction() as db:
+            if db.execute("PRAGMA user_version").fetchone()[0] >= FORMAT:  # another process was faster
+                return
+            for name in MARKS:
+                if _is_mark(db, name):
+                    for table in ("label", "part", "use"):
+                        db.execute(f"UPDATE OR IGNORE {table} SET name = ? WHERE name = ?", (OWN + name, name))
+            db.execute(f"PRAGMA user_version = {FORMAT}")
+
+    def _check_format(self) -> int:
         version = self._read("PRAGMA user_version")[0][0]
         if version > FORMAT:
             raise RunError(
@@ -239,10 +259,24 @@ class Ledger:
             raise RunError(
                 f"{self.path} is a database, but no ledger of labels: move it away, or choose another run folder"
             )
+        return version
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:
     return not db.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+
+
+def _is_mark(db: sqlite3.Connection, name: str) -> bool:
+    """Whether a label of format 1 came from `run.star` or `run.note` alone.
+
+    A star is nothing but "yes", from which nothing can be learned; `tacit label` leaves predictions, or a use. Where
+    notes and a label of that name were both written, all of it stays a label: nothing tells them apart.
+    """
+    rows = set(db.execute("SELECT source, value FROM label WHERE name = ?", (name,)))
+    learned = db.execute("SELECT 1 FROM use WHERE name = ? AND \"by\" LIKE '%(tacit label)'", (name,)).fetchone()
+    if name == "star":
+        return rows == {("user", "yes")}
+    return {source for source, _ in rows} == {"user"} and not learned
 
 
 def _writable(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import zipfile
@@ -9,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from itertools import accumulate
 from pathlib import Path
 
 from tacit.data._cache import Stamp
@@ -29,14 +31,25 @@ _ENDINGS = {
 }
 KINDS: Mapping[str, str] = {ending: kind for kind, endings in _ENDINGS.items() for ending in endings.split()}
 """Ending of a file's name, in lower case -> kind of data."""
+UNREAD = ("json", "pdf")
+"""Endings of texts that are not read."""
+BESIDE = ("text", "table", "array")
+"""Kinds of file that are about a picture where they have its name: captions, boxes, masks."""
 
 LOOKED_FOR = "images (.jpg, .png, .webp, .gif, .bmp, .tif and others)"
 BY_NAME = "by its name"
 """How the reason ends for which files beside the items are left out; unlike what cannot be read, it is no error."""
 NOT_AN_IMAGE = f"not an image {BY_NAME}"
+A_RUN = "a run of tacit"
+"""Why a folder is left out: what is in it was made from the data, and is none of it."""
 LEARNS_FROM = "tacit learns from images, texts, sounds, series, tables, graphs, and arrays of images or of points"
 MAX_CAPTION = 2**16
 """Bytes of a caption's file that are read."""
+MAX_CONFIG = 2**24
+"""Bytes above which a config.json is no run's."""
+
+GLOB, NAMED = "glob", "list of files"
+"""`what` of files that are some of those in their folder."""
 
 Labels = dict[str, list[str | None]]
 
@@ -80,6 +93,17 @@ class Files:
         beside = set(_captions_beside(self.names).values())
         return Counter(_kind(name) for name in self.names if name not in beside)
 
+    def votes(self) -> Counter[str | None]:
+        """Of how many files each kind could be learned from: those that are read, and are about no picture."""
+        pictures = {part for name in self.names if _kind(name) == "image" for part in (_stem(name), _base(name))}
+        return Counter(
+            kind
+            for name in self.names
+            if (kind := _kind(name)) is not None
+            and _ending(name) not in UNREAD
+            and not (kind in BESIDE and _stem(name) in pictures)
+        )
+
     def of_kind(
         self, kind: str, endings: Sequence[str] = (), *, asked: bool = False
     ) -> tuple[list[str], list[Skipped]]:
@@ -114,21 +138,21 @@ def folder_files(root: Path, progress: Progress) -> Files:
 def glob_files(pattern: str, progress: Progress) -> Files:
     """All files whose paths match; a folder that matches counts with all that is in it."""
     parts = full_path(pattern).parts
-    fixed = next(number for number, part in enumerate(parts) if has_wildcard(part))
+    fixed = next(_wildcards(parts))
     root, problems = Path(*parts[:fixed]), list[Skipped]()
     matches = _matches(root, str(Path(*parts[fixed:])), problems)
     try:
         names = sorted(set(_counted(matches, progress)))
     except ValueError as error:  # ** within a name, in Pythons before 3.13
         raise DataError(f"{pattern!r} is not a glob: {error}") from error
-    return _files_below(root, names, "glob", problems)
+    return _files_below(root, names, GLOB, list(dict.fromkeys(problems)))
 
 
 def named_files(paths: Sequence[str | os.PathLike[str]]) -> Files:
     """The files that were named one by one."""
     files = [full_path(path) for path in paths]
     root = Path(os.path.commonpath([file.parent for file in files]))
-    return _files_below(root, sorted({file.relative_to(root).as_posix() for file in files}), "list of files", [])
+    return _files_below(root, sorted({file.relative_to(root).as_posix() for file in files}), NAMED, [])
 
 
 def zip_files(path: Path, stack: ExitStack) -> Files:
@@ -153,14 +177,22 @@ def full_path(path: str | os.PathLike[str]) -> Path:
 
 
 def has_wildcard(path: str) -> bool:
-    return re.search(r"[*?[]", path) is not None
+    """Whether it is a glob."""
+    return next(_wildcards(full_path(path).parts), None) is not None
+
+
+def _wildcards(parts: Sequence[str]) -> Iterator[int]:
+    """Numbers of the parts of a path with a wildcard; a folder may be called photos [1], and what is there has none."""
+    for number, part in enumerate(parts):
+        if re.search(r"[*?[]", part) and not Path(*parts[: number + 1]).exists():
+            yield number
 
 
 def walk(root: str, problems: list[Skipped]) -> Iterator[str]:
     """Paths of all files below `root`, relative and with slashes, as the system lists them.
 
     The first comes long before the last is known. Symbolic links are followed, each folder is visited once (by its true
-    name where that lies below `root`), and hidden names are left out.
+    name where that lies below `root`), and hidden names and the folders of runs are left out.
 
     Args:
         problems: what cannot be listed is added to it.
@@ -176,6 +208,9 @@ def walk(root: str, problems: list[Skipped]) -> Iterator[str]:
             if (place.st_dev, place.st_ino) in visited:
                 continue
             visited.add((place.st_dev, place.st_ino))
+            if folder and _holds_run(Path(root, folder)):
+                problems.append(Skipped(printable(folder.rstrip("/")), A_RUN))
+                continue
             with os.scandir(Path(root, folder)) as entries:
                 yield from _files_among(entries, folder, folders, links, problems)
         except OSError as error:
@@ -202,14 +237,39 @@ def _files_among(
 
 
 def _matches(root: Path, pattern: str, problems: list[Skipped]) -> Iterator[str]:
+    is_run = cache(lambda folder: _holds_run(root / folder))
     for path in root.glob(pattern):
-        name = path.relative_to(root).as_posix()
-        if any(map(_hidden, name.split("/"))):
+        name, is_folder = path.relative_to(root).as_posix(), path.is_dir()
+        parts = name.split("/")
+        if any(map(_hidden, parts)):
             continue
-        if path.is_dir():
-            yield from (f"{name}/{below}" for below in walk(str(path), problems))
+        folders = accumulate(parts if is_folder else parts[:-1], "{}/{}".format)
+        if run := next(filter(is_run, folders), ""):
+            problems.append(Skipped(printable(run), A_RUN))
+        elif is_folder:
+            below = list[Skipped]()
+            yield from (f"{name}/{file}" for file in walk(str(path), below))
+            problems += [Skipped(f"{printable(name)}/{one.uri}", one.reason) for one in below]
         else:
             yield name
+
+
+def _holds_run(folder: Path) -> bool:
+    """Whether tacit made the folder: a run, a comparison, an encoder that was exported."""
+    place = folder / "config.json"
+    try:
+        found = json.loads(place.read_bytes()) if place.is_file() and place.stat().st_size < MAX_CONFIG else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(found, dict):
+        return False
+    of_run = isinstance(found.get("format"), int) and not {"tacit", "made", "settings"}.isdisjoint(found)
+    return of_run or found.get("library") == "tacit"
+
+
+def is_problem(one: Skipped) -> bool:
+    """Whether it was left out though it was meant: for another reason than its name, and as no part of a run."""
+    return not one.reason.partition(":")[0].endswith((BY_NAME, A_RUN))
 
 
 def _hidden(name: str) -> bool:
@@ -287,7 +347,7 @@ def list_images(files: Files, *, modality: str | None, labels: str) -> Listing:
     names, read, stamp = files.names, files.read, files.stamp
     captions = _captions_beside(names)
     beside = set(captions.values())
-    images = _images_among(names, files.where, beside, modality)
+    images = _images_among(files, beside, modality)
     if not images:
         raise files.nothing(LOOKED_FOR)
     used = beside.union(images)
@@ -305,14 +365,13 @@ def list_images(files: Files, *, modality: str | None, labels: str) -> Listing:
     )
 
 
-def _images_among(names: Sequence[str], where: str, beside: set[str], modality: str | None) -> Sequence[str]:
-    images = [name for name in names if _kind(name) == "image"]
-    counts = Counter(_kind(name) for name in names if name not in beside)
+def _images_among(files: Files, beside: set[str], modality: str | None) -> Sequence[str]:
+    images = [name for name in files.names if _kind(name) == "image"]
     if modality == "image":
-        images = images or [name for name in names if name not in beside]
-    elif any(count > len(images) for kind, count in counts.items() if kind):
+        images = images or [name for name in files.names if name not in beside]
+    elif any(count > len(images) for count in files.votes().values()):
         raise DataError(
-            f"{where} holds {_in_words(counts)}; {LEARNS_FROM}"
+            f"{files.where} holds {_in_words(files.kinds())}; {LEARNS_FROM}"
             + (f"; modality='image' takes the {len(images):,} images alone" if images else "")
         )
     return images
@@ -328,7 +387,15 @@ def _kind(name: str) -> str | None:
 
 
 def _ending(name: str) -> str:
-    return name.rpartition("/")[2].rpartition(".")[2].lower()
+    return _base(name).rpartition(".")[2].lower()
+
+
+def _base(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
+    return _base(name).rpartition(".")[0]
 
 
 def _not_of_kind(name: str, kind: str) -> str:

@@ -22,7 +22,6 @@ from tacit.data._cache import Fact, FileIndex, cache_folder, megabytes
 from tacit.data._dataset import Dataset
 from tacit.data._kinds import Found
 from tacit.data._listing import (
-    BY_NAME,
     KINDS,
     LEARNS_FROM,
     LOOKED_FOR,
@@ -33,6 +32,7 @@ from tacit.data._listing import (
     full_path,
     glob_files,
     has_wildcard,
+    is_problem,
     list_images,
     list_sounds,
     named_files,
@@ -204,7 +204,8 @@ def open(
     files that are not images by their names; hidden files are not looked at.
 
     Args:
-        x: a folder with images (texts, sounds, films) in it or below, those of most files, images in a tie; a zip of
+        x: a folder with images (texts, sounds, films) in it or below, those of most files, images in a tie (files with
+            an image's name are about it, and do not count; runs of tacit in it are left out); a zip of
             them; a glob; a list of paths; an image; a sound; a film; a .npy or .npz; a text file, each line a text; a
             feed (Atom, RSS), a listing of arXiv or Hugging Face's page of papers, saved; a parquet, csv or jsonl with a
             column of bytes or of paths (relative to the file) of images or sounds, with texts, with columns source and
@@ -219,7 +220,7 @@ def open(
             the median of the shorter sides.
         labels: where to look for labels: `"folder"` (the folders that images lie in), the name of a column, `"none"`,
             or `"auto"`: a column called label, class, target, y or category, or the folders if 2 to n/5 of them hold
-            all n files.
+            all n files. Columns with such names are never learned from, whatever it says.
         on_error: `"skip"` what cannot be read, or `"raise"`.
         cache_dir: instead of the user's cache folder.
         num_workers: threads that read and decode files; as many as cores, at most 8, if None.
@@ -391,11 +392,21 @@ def _find_path(x: str, look: _Look) -> Listing | Points | Found:
 
 def _among(files: Files, look: _Look) -> Listing | Points | Found:
     """The items among files of several kinds: those of the kind asked for, or of which there are most."""
-    kind = look.modality
-    if kind is None:
-        counts = files.kinds()
-        most = max((each for each in counts if each), key=lambda each: counts[each], default="image")
-        kind = most if counts[most] > counts["image"] else "image"
+    if look.modality is not None:
+        return _of_files(files, look.modality, look)
+    counts = files.votes() or files.kinds()
+    most = max((each for each in counts if each), key=lambda each: counts[each], default="image")
+    pictures = counts["image"]
+    if counts[most] <= pictures:
+        return _of_files(files, "image", look)
+    found = _of_files(files, most, look)
+    if pictures and not isinstance(found, Points):
+        s = "s" * (pictures != 1)
+        found.remarks.append(f"Also there: {pictures:,} picture{s}, not read; --modality image takes them instead.")
+    return found
+
+
+def _of_files(files: Files, kind: str, look: _Look) -> Listing | Points | Found:
     if kind == "text":
         return _texts_among(files, look)
     if kind == "audio":
@@ -532,8 +543,8 @@ def _of_kind(found: Found, strict: bool) -> Source:
 
 
 def _problem(skipped: Iterable[Skipped]) -> Skipped | None:
-    """The first that was left out for another reason than its name."""
-    return next((one for one in skipped if not one.reason.partition(":")[0].endswith(BY_NAME)), None)
+    """The first that was left out though it was meant."""
+    return next(filter(is_problem, skipped), None)
 
 
 class Drawn(Sequence[bytes]):
@@ -626,10 +637,16 @@ def _picked(values: Sequence[Any], kept: np.ndarray) -> list[Any]:
 
 def _dataset(columns: dict[str, np.ndarray], modality: str, hashes: Iterable[str]) -> Dataset:
     """With a fingerprint of the items' contents and of the shape in which they are stored."""
-    digest = hashlib.sha256(f"{modality} {next(iter(columns.values())).shape[1:]} ".encode())
+    shape = next(iter(columns.values())).shape[1:]
+    return Dataset(columns, modality=modality, fingerprint=fingerprint_of(modality, shape, hashes))
+
+
+def fingerprint_of(modality: str, shape: Sequence[int], hashes: Iterable[str]) -> str:
+    """Of items by their contents, in order, and by the shape in which each is stored."""
+    digest = hashlib.sha256(f"{modality} {tuple(shape)} ".encode())
     for content in hashes:
         digest.update(bytes.fromhex(content))
-    return Dataset(columns, modality=modality, fingerprint=digest.hexdigest())
+    return digest.hexdigest()
 
 
 # Points ---------------------------------------------------------------------------------------------------------------

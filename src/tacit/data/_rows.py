@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tacit.data._packs import Skipped
+from tacit.data._tables import column_names, delimiter_of, json_rows, not_utf8
 from tacit.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,10 +33,8 @@ LONG = 30
 """Mean length from which on texts are called free text."""
 MISSING = ["", "?", "NA", "N/A", "n/a", "#N/A", "NaN", "nan", "-nan", "NULL", "null", "<NA>"]
 """What stands for a missing value in a file of text."""
-DELIMITERS = ",;\t|"
 IDENTIFIER = re.compile(r"^(id|idx|index|uuid|guid|key|rowid|row_id)$|(_|-|\s)(id|key|uuid)$|[a-z]I[dD]$")
 FORMATS = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y/%m/%d", "%d.%m.%Y")
-QUOTED = re.compile(r'"[^"]*"')
 DECIMAL = re.compile(rb"(?:^|;)\s*-?\d+([,.])\d+\s*(?=;|\r?$)", re.MULTILINE)
 """A number with a decimal comma or point between semicolons."""
 DAY = 86_400e6
@@ -158,7 +157,8 @@ def read_table(
     if gone:
         raise DataError(f"{where}: expected the columns that were learned from, but {_list(gone)} is not among them")
     if not features:
-        reasons = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:10])
+        why_not = {name: "a label" for name in whole.column_names if name in without} | left_out
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(why_not.items())[:10])
         raise DataError(f"{where} has no column to learn from ({reasons}); a table needs numbers or categories")
     x = np.stack([columns[name].values for name in features], axis=1).astype(np.float32)
     empty = np.isnan(x).all(axis=1)
@@ -504,7 +504,7 @@ def _csv(path: Path, skipped: list[Skipped], remarks: list[str]) -> pyarrow.Tabl
 
     data = _utf8(path)
     header = data[: data.find(b"\n") + 1 or len(data)].decode().strip("\r\n")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(DELIMITERS, key=QUOTED.sub("", header).count)
+    delimiter = delimiter_of(header, path)
     names = next(split_line([header], delimiter=delimiter), [])
     bare = all(_number(name) is not None for name in names)
     if bare:
@@ -521,16 +521,12 @@ def _csv(path: Path, skipped: list[Skipped], remarks: list[str]) -> pyarrow.Tabl
     comma = marks.count(b",") > marks.count(b".")
     if comma:
         remarks.append("Numbers are read with a decimal comma.")
-    count = range(1, len(names) + 1)
-    columns = [
-        f"column {i}" if bare or not name.strip() else name.strip() for i, name in zip(count, names, strict=True)
-    ]
     return csv.read_csv(
         pyarrow.BufferReader(data),
         read_options=csv.ReadOptions(
             use_threads=False,
             skip_rows=0 if bare else 1,
-            column_names=columns,
+            column_names=column_names([""] * len(names) if bare else names),
         ),
         parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=odd),
         convert_options=csv.ConvertOptions(
@@ -545,36 +541,23 @@ def _utf8(path: Path) -> bytes:
     Raises:
         DataError: empty, or not UTF-8.
     """
-    data = path.read_bytes()
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
     if not data.strip():
         raise DataError(f"{path} is empty: expected rows and columns")
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{path} is UTF-16, not UTF-8: save it as UTF-8")
-    data = data.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n")
     try:
         data.decode()
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 (byte {data[error.start]:#04x}); save it as UTF-8") from error
+        raise not_utf8(path) from error
     return data
 
 
 def _json_lines(path: Path, skipped: list[Skipped], remarks: list[str]) -> pyarrow.Table:
     import pyarrow
 
-    rows = []
-    for number, line in enumerate(_utf8(path).decode().split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            skipped.append(Skipped(f"{path.name}, line {number}", f"no JSON: {error}"))
-            continue
-        if isinstance(row, dict):
-            rows.append(row)
-        else:
-            skipped.append(Skipped(f"{path.name}, line {number}", "no object"))
+    try:
+        rows = list(json_rows(path, skipped))
+    except UnicodeDecodeError as error:
+        raise not_utf8(path) from error
     names = list(dict.fromkeys(name for row in rows for name in row))
     return pyarrow.table({name: _from_objects([row.get(name) for row in rows]) for name in names})
 

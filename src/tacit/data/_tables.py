@@ -1,14 +1,16 @@
-"""A parquet, csv or jsonl whose rows hold images or sounds, or say where they lie."""
+"""A parquet, csv or jsonl whose rows hold images or sounds, or say where they lie; and how such files are written."""
 
 from __future__ import annotations
 
 import base64
+import codecs
 import contextlib
 import csv
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +18,7 @@ from typing import Any, Protocol
 from tacit.data import _images
 from tacit.data._images import Unreadable, read_file
 from tacit.data._listing import KINDS, Labels, Listing, file_stamp, folder_labels
-from tacit.data._packs import Item
+from tacit.data._packs import Item, Skipped
 from tacit.errors import DataError, unknown
 
 LABELS = ("label", "class", "target", "y", "category")
@@ -43,6 +45,10 @@ SAMPLE = 64
 """Rows looked at to tell what a column holds."""
 ROWS = 256
 """Rows of a parquet that are in memory at a time."""
+DELIMITERS = ",;\t|"
+ONE_COLUMN = "\x1f"
+"""A delimiter that no text holds."""
+QUOTED = re.compile(r'"[^"]*"')
 
 
 csv.field_size_limit(2**28)  # a row's text may be longer than the module's 128 KiB
@@ -54,6 +60,8 @@ class Table(Protocol):
     names: list[str]
     classes: dict[str, list[str]]
     """Column of class numbers -> the names of the classes, where the file says them."""
+    skipped: list[Skipped]
+    """Lines that are no rows."""
 
     def values(self, name: str) -> Iterator[Any]:
         """The column's values in order; None where there is none."""
@@ -75,6 +83,7 @@ def list_table(path: Path, *, labels: str, kind: str = "image") -> Listing:
         where=str(path),
         what=f"{ending[1:]} file, column {column}",
         uris=uris,
+        skipped=list(table.skipped),
         items=lambda: map(partial(_item, path.parent), uris, table.values(column)),
         labels=found,
         labels_from=labels_from,
@@ -89,7 +98,7 @@ class _Parquet:
     def __init__(self, path: Path) -> None:
         from pyarrow import parquet
 
-        self._path = path
+        self._path, self.skipped = path, list[Skipped]()
         with _reading(path):
             schema = parquet.read_schema(path)
         nested = [f"{field.name}.path" for field in schema if _names_files(field.type)]
@@ -108,35 +117,49 @@ class _Parquet:
 class _Csv:
     def __init__(self, path: Path) -> None:
         self._path, self.classes = path, dict[str, list[str]]()
-        self._delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-        self.names = next(self._rows(), [])
+        with _reading(path), path.open(encoding="utf-8-sig") as file:
+            self._delimiter = delimiter_of(next(filter(str.strip, file), ""), path)
+        self.names = column_names(next(self._lines(), []))
 
     def values(self, name: str) -> Iterator[Any]:
         column = self.names.index(name)
-        for row in islice(self._rows(), 1, None):
+        for row in islice(self._lines(), 1, None):
             yield (row[column] or None) if column < len(row) else None
 
-    def _rows(self) -> Iterator[list[str]]:
+    @cached_property
+    def skipped(self) -> list[Skipped]:
+        skipped = list[Skipped]()
+        for _ in self._lines(skipped):
+            pass
+        return skipped
+
+    def _lines(self, skipped: list[Skipped] | None = None) -> Iterator[list[str]]:
+        """The fields of the header and of each row; a line with more of them is none, for what is where is unknown."""
+        width = None
         with _reading(self._path), self._path.open(encoding="utf-8-sig", newline="") as file:
-            yield from filter(None, csv.reader(file, delimiter=self._delimiter))
+            reader = csv.reader(file, delimiter=self._delimiter)
+            for row in filter(None, reader):
+                width = len(row) if width is None else width
+                if any(row[width:]):
+                    if skipped is not None:
+                        where = f"{self._path.name}, line {reader.line_num}"
+                        skipped.append(Skipped(where, f"{len(row)} fields in place of {width}"))
+                    continue
+                yield row
 
 
 class _JsonLines:
     def __init__(self, path: Path) -> None:
-        self._path, self.classes = path, dict[str, list[str]]()
-        self.names = list(dict.fromkeys(name for row in islice(self._rows(), SAMPLE) for name in row))
+        self._path, self.classes, self.skipped = path, dict[str, list[str]](), list[Skipped]()
+        with _reading(path):
+            self.names = list(dict.fromkeys(name for row in json_rows(path, self.skipped) for name in row))
+        if not self.names and self.skipped:
+            raise DataError(f"{path} cannot be read as {path.suffix.lower()[1:]}: {': '.join(self.skipped[0])}")
 
     def values(self, name: str) -> Iterator[Any]:
-        return (row.get(name) for row in self._rows())
-
-    def _rows(self) -> Iterator[dict[str, Any]]:
-        with _reading(self._path), self._path.open(encoding="utf-8-sig") as file:
-            for number, line in enumerate(file, 1):
-                row = json.loads(line) if line.strip() else None
-                if isinstance(row, dict):
-                    yield row
-                elif row is not None:
-                    raise DataError(f'{self._path}, line {number}: expected an object, such as {{"path": "1.jpg"}}')
+        with _reading(self._path):
+            for row in json_rows(self._path, []):
+                yield row.get(name)
 
 
 READERS: Mapping[str, Callable[[Path], Table]] = {
@@ -154,9 +177,67 @@ def _reading(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
+    except UnicodeDecodeError as error:
+        raise not_utf8(path) from error
     except (OSError, ValueError, NotImplementedError, csv.Error) as error:  # Arrow's errors are among these
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"{path} cannot be read as {path.suffix.lower()[1:]}: {text}") from error
+
+
+def not_utf8(path: Path) -> DataError:
+    """Which line of a file of text is not UTF-8, and what to do."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                return DataError(f"{path} is UTF-16, not UTF-8: save it as UTF-8")
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                byte = line[error.start]
+                return DataError(f"{path}, line {number}: not UTF-8 (byte {byte:#04x}); save it as UTF-8")
+    return DataError(f"{path} is not UTF-8: save it as UTF-8")
+
+
+def delimiter_of(header: str, path: Path) -> str:
+    """What parts the fields of a csv: of comma, semicolon, tab and bar the one that its first line has most of.
+
+    Where it has none, there is one column, and a comma in it is a text's.
+
+    >>> delimiter_of('"a, b, c";d', Path("t.csv")), delimiter_of("a,b", Path("t.tsv"))
+    (';', '\\t')
+    """
+    if path.suffix.lower() == ".tsv":
+        return "\t"
+    bare = QUOTED.sub("", header)
+    most = max(DELIMITERS, key=bare.count)
+    return most if most in bare else ONE_COLUMN
+
+
+def column_names(header: Sequence[str]) -> list[str]:
+    """
+    >>> column_names(["text ", "", "label"])
+    ['text', 'column 2', 'label']
+    """
+    return [name.strip() or f"column {number}" for number, name in enumerate(header, 1)]
+
+
+def json_rows(path: Path, skipped: list[Skipped]) -> Iterator[dict[str, Any]]:
+    """An object a line; lines that are none are added to `skipped`."""
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            why = "no object"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                row, why = None, f"no JSON: {error.msg}, character {error.colno}"
+            except (ValueError, RecursionError) as error:  # a number of too many digits; too many brackets
+                row, why = None, f"no JSON: {error}"
+            if isinstance(row, dict):
+                yield row
+            else:
+                skipped.append(Skipped(f"{path.name}, line {number}", why))
 
 
 def _names_files(kind: Any) -> bool:

@@ -100,6 +100,7 @@ def read_text_table(path: Path, *, labels: str, column: str | None = None) -> Te
     place = {uri: number for number, uri in enumerate(uris)}
     made.labels = {name: [values[place[uri]] for uri in made.uris] for name, values in found.items()}
     made.labels_from = labels_from
+    made.skipped = [*table.skipped, *made.skipped]
     made.facts = _facts(table, [place[uri] for uri in made.uris])
     return made
 

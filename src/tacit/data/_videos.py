@@ -18,7 +18,7 @@ from tacit.data import _cache, _images
 from tacit.data._cache import ArrayWriter
 from tacit.data._dataset import Dataset
 from tacit.data._images import MAX_PIXELS, Unreadable, read_file
-from tacit.data._listing import BY_NAME, KINDS, Files, Listing, folder_labels, printable
+from tacit.data._listing import BY_NAME, KINDS, Files, Listing, folder_labels, is_problem, printable
 from tacit.data._packs import Item, Progress, Skipped, content_hash
 from tacit.errors import DataError, MissingExtra
 
@@ -188,7 +188,7 @@ def _cut(clip: _Clip) -> list[_Clip]:
 
 def _no_clip(files: Files, skipped: Sequence[Skipped]) -> DataError:
     looked_for = "clips (subfolders of numbered images, animated .gif, .mp4 and other films)"
-    unread = [one for one in skipped if BY_NAME not in one.reason]
+    unread = list(filter(is_problem, skipped))
     if not unread:
         return files.nothing(looked_for)
     where, first = printable(files.where), ": ".join(unread[0])
