@@ -1,6 +1,7 @@
 """Adding to a run: against what embedding all of it anew gives, and against kills in the middle."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -36,8 +37,6 @@ def learned(tmp_path_factory):
 @pytest.fixture
 def run(learned, tmp_path):
     """A copy of the run, and of the data that it was made of."""
-    import shutil
-
     shutil.copytree(learned / "run", tmp_path / "run")
     return tacit.load(tmp_path / "run")
 
@@ -240,3 +239,149 @@ def test_pictures(tmp_path):
     picked = [names.index("03.png"), names.index("new.png")]
     expected = again.embed(folder)[[sorted(names).index("03.png"), sorted(names).index("new.png")]]
     np.testing.assert_allclose(again.items.vectors()[picked], expected, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def pictured(tmp_path_factory):
+    """Ten pictures, two of them in a folder below, and a run of them and of one that is broken."""
+    folder = tmp_path_factory.mktemp("pictured")
+    pictures(folder / "k", range(8))
+    pictures(folder / "k" / "sub", range(8, 10))
+    (folder / "k" / "broken.png").write_bytes(b"no picture")
+    tacit.learn(folder / "k", out=folder / "run", method="pca", labels="none", verbose=False)
+    return folder
+
+
+@pytest.fixture
+def album(pictured, tmp_path):
+    """A copy of the pictures, where the run expects them, and of the run."""
+    kept, place = tmp_path / "kept", pictured / "k"
+    shutil.copytree(place, kept)
+    shutil.copytree(pictured / "run", tmp_path / "run")
+    yield place, tacit.load(tmp_path / "run")
+    shutil.rmtree(place)
+    shutil.copytree(kept, place)
+
+
+def pictures(folder, numbers, seed=0):
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        picture = np.random.default_rng((seed, number)).integers(0, 255, (32, 32, 3), np.uint8)
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    return folder
+
+
+def quiet(run, data, **words):
+    return tacit.load(run.folder).add(data, say=lambda line: None, **words)
+
+
+def counts(found):
+    return len(found.items), found.known, found.moved, found.removed, found.unreadable
+
+
+def test_one_file_or_a_glob_takes_nothing_else_out(album):
+    place, run = album
+    pictures(place, [20, 21])
+    assert counts(quiet(run, place / "20.png")) == (1, 0, 0, 0, 0)
+    assert counts(quiet(run, f"{place}/2*.png")) == (1, 2, 0, 0, 0)
+    shutil.copy(place / "3.png", place / "30.png")
+    assert counts(quiet(run, place / "30.png")) == (1, 0, 0, 0, 0)  # a copy, for 3.png may still be there
+    pictures(place, [20], seed=1)
+    assert counts(quiet(run, place / "20.png")) == (1, 0, 0, 1, 0)  # at its place there is another content now
+    (place / "30.png").write_bytes(b"half copied")
+    assert counts(quiet(run, f"{place}/[03]*.png")) == (0, 2, 0, 0, 1)
+    assert len(tacit.load(run.folder).items) == 13
+
+
+def test_what_cannot_be_read_now_is_not_gone(album):
+    place, run = album
+    (place / "3.png").write_bytes((place / "3.png").read_bytes()[:60])
+    found = quiet(run, place)
+    assert counts(found) == (0, 9, 0, 0, 1)
+    assert found.lines[1] == "Not readable now, and left as it was: 1 item."
+    assert "3.png" in tacit.load(run.folder).items.column("uri")
+
+
+def test_a_part_of_the_runs_own_folder_is_known_by_its_place(album):
+    place, run = album
+    assert counts(quiet(run, place / "sub")) == (0, 2, 0, 0, 0)
+    shutil.copy(place / "0.png", place / "sub" / "0.png")  # equal in content and in name, and yet at another place
+    assert counts(quiet(run, place / "sub")) == (1, 2, 0, 0, 0)
+    assert counts(quiet(run, place)) == (0, 11, 0, 0, 0)
+    (place / "sub" / "9.png").rename(place / "sub" / "nine.png")
+    (place / "sub" / "8.png").unlink()
+    assert counts(quiet(run, place / "sub")) == (0, 1, 1, 1, 0)
+    names = tacit.load(run.folder).items.column("uri")
+    assert sorted(names) == sorted([*(f"{i}.png" for i in range(8)), "sub/nine.png", "0.png"])
+
+
+def test_a_folder_that_was_moved_as_a_whole_is_known_by_its_names(album, tmp_path):
+    place, run = album
+    shutil.copytree(place, tmp_path / "moved")
+    assert counts(quiet(run, tmp_path / "moved")) == (0, 10, 0, 0, 0)
+
+
+def test_data_in_memory_takes_nothing_out(tmp_path):
+    one, other = np.random.default_rng(0).normal(size=(2, 30, 6)).astype(np.float32)
+    run = tacit.learn(one, out=tmp_path / "run", method="pca", verbose=False)
+    assert counts(quiet(run, one)) == (0, 30, 0, 0, 0)
+    assert counts(quiet(run, other)) == (30, 0, 0, 0, 0)
+
+
+def test_a_kill_after_a_replacement_is_made_good_though_the_count_is_the_same(album, monkeypatch):
+    place, run = album
+    pictures(place, [0], seed=1)
+
+    def killed(*words):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adding, "_finish", killed)
+        with pytest.raises(Killed):
+            quiet(run, place)
+    assert counts(quiet(run, place)) == (0, 10, 0, 0, 0)
+    run = tacit.load(run.folder)
+    named = {item for sheet in run.summary["clusters"]["per_cluster"] for item in sheet["items"]}
+    assert named | set(run.summary["untypical"]) <= set(run.items.column("item").tolist())
+    assert "unfinished" not in (run.folder / "added.jsonl").read_text()
+    assert [line.startswith("Added on") for line in run.summary["data"]["lines"]].count(True) == 1
+    before = (run.folder / "summary.json").stat().st_mtime_ns
+    quiet(run, place)
+    assert (run.folder / "summary.json").stat().st_mtime_ns == before
+
+
+def test_what_a_kill_prevented_is_not_told(album, tmp_path, monkeypatch):
+    """The log was written, the items were not: the summary speaks of what then came in alone."""
+    _, run = album
+
+    def killed(*words):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Items, "create", killed)
+        with pytest.raises(Killed):
+            quiet(run, pictures(tmp_path / "never", [40, 41]))
+    quiet(run, pictures(tmp_path / "then", [50]))
+    (line,) = (line for line in tacit.load(run.folder).summary["data"]["lines"] if line.startswith("Added on"))
+    assert f"from {tmp_path / 'then'}: 1; taken out: 0; 11 items then." in line
+
+
+def test_what_was_skipped_stays_listed_until_its_own_data_comes_again(album, tmp_path):
+    place, run = album
+    more = pictures(tmp_path / "more", [60])
+    (more / "torn.png").write_bytes(b"torn")
+    quiet(run, more)
+    assert skipped(run) == ["broken.png", f"{more}/torn.png"]
+    assert tacit.load(run.folder).summary["data"]["skipped"] == 2
+    pictures(place, [61])
+    quiet(run, place / "61.png")
+    assert skipped(run) == ["broken.png", f"{more}/torn.png"]
+    (place / "broken.png").unlink()
+    (place / "62.png").write_bytes(b"torn")
+    pictures(place, [63])
+    quiet(run, place)
+    assert skipped(run) == [f"{more}/torn.png", "62.png"]
+
+
+def skipped(run):
+    return [line.partition(",")[0] for line in (run.folder / "skipped.csv").read_text().splitlines()[1:]]

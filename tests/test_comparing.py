@@ -92,11 +92,20 @@ def test_minutes_are_shared_by_all_trainings(photos, monkeypatch):
         ({"methods": "supervised"}, "needs y"),
         ({"seeds": 0}, "seeds=0"),
         ({"minutes": 3}, "not both"),
+        ({"n": "abc"}, "n='abc'"),
+        ({"n": 15}, "n=15"),
+        ({"seeds": "x"}, "seeds='x'"),
+        ({"seeds": 1.5}, "seeds=1.5"),
+        ({"seeds": True}, "seeds=True"),
+        ({"methods": "pca", "max_steps": None, "minutes": "abc"}, "minutes='abc'"),
+        ({"max_steps": None, "minutes": float("nan")}, "minutes=nan"),
+        ({"max_steps": 0}, "max_steps=0"),
     ],
 )
-def test_a_wrong_setting_is_named(photos, settings, says):
+def test_a_wrong_setting_is_named_and_nothing_written(photos, settings, says):
     with pytest.raises(ArgumentError, match=says):
         tacit.compare(photos, **{"methods": "simclr", **QUICK, **settings})
+    assert not Path("compare").exists()
 
 
 def row(name, hits, kind=TRAINED, seconds=60.0):

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,10 +114,83 @@ def test_other_data_is_an_error(run):
     kept = unfinished.read_bytes()
     unfinished.unlink()
     try:
-        with pytest.raises(RunError, match=r"data\.fingerprint"):
+        with pytest.raises(RunError, match=r"91 items of .*, not of ndarray"):
             tacit.learn(other, out=str(run.folder), **SMALL)
     finally:
         unfinished.write_bytes(kept)
+
+
+def noise(folder, numbers, seed=0):
+    """Pictures of noise, each its own."""
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        picture = np.random.default_rng((seed, number)).integers(0, 255, (32, 32, 3), np.uint8)
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cats(tmp_path_factory):
+    """Ten pictures, and a finished run of them."""
+    folder = tmp_path_factory.mktemp("pets")
+    tacit.learn(noise(folder / "cats", range(10)), out=folder / "run", method="pca", verbose=False)
+    return folder
+
+
+def test_a_finished_run_is_given_back_for_its_own_data_only(cats, tmp_path):
+    """Other data, data that has grown, another array of the same type; the same items elsewhere are the same."""
+    words = {"out": tmp_path / "run", "method": "pca", "verbose": False}
+    shutil.copytree(cats / "run", tmp_path / "run")
+    before = (tmp_path / "run" / "summary.json").read_bytes()
+    with pytest.raises(RunError, match=r"10 items of .*cats, not of .*dogs \(12 items\); give another out .*tacit add"):
+        tacit.learn(noise(tmp_path / "dogs", range(12), seed=1), **words)
+    shutil.copytree(cats / "cats", tmp_path / "moved")
+    assert tacit.learn(tmp_path / "moved", **words).folder == tmp_path / "run"
+    (line,) = plan(LearnSettings(data=tmp_path / "moved", **words)).lines()
+    assert "nothing to do. It learned from the same items, which lay in" in line
+    noise(cats / "cats", [10])
+    try:
+        with pytest.raises(RunError, match=r"10 items of .*cats, which has changed since \(11 items\)"):
+            tacit.learn(cats / "cats", **words)
+    finally:
+        (cats / "cats" / "10.png").unlink()
+    assert (tmp_path / "run" / "summary.json").read_bytes() == before
+
+
+def test_another_array_of_the_same_type_is_other_data(tmp_path):
+    one, other = np.random.default_rng(0).normal(size=(2, 30, 6)).astype(np.float32)
+    words = {"out": tmp_path / "run", "method": "pca", "verbose": False}
+    tacit.learn(one, **words)
+    assert len(tacit.learn(one.copy(), **words).items) == 30
+    with pytest.raises(RunError, match="30 items of another ndarray"):
+        tacit.learn(other, **words)
+
+
+@pytest.mark.parametrize("how", ["learn", "embed"])
+def test_the_same_command_again_keeps_what_was_added(cats, tmp_path, how):
+    """Also where the report is gone: it alone is written anew."""
+    if how == "learn":
+        shutil.copytree(cats / "run", tmp_path / "run")
+
+    def again(folder=cats / "cats"):
+        if how == "learn":
+            return tacit.learn(folder, out=tmp_path / "run", method="pca", verbose=False)
+        return embed_run(str(cats / "run"), folder, out=tmp_path / "run", progress=False)
+
+    again().add(noise(tmp_path / "more", range(20, 25)), say=lambda line: None)
+    assert len(again().items) == 15
+    (tmp_path / "run" / "report.html").unlink()
+    (tmp_path / "run" / "README.md").unlink()
+    run = again()
+    assert (len(run.items), run.summary["data"]["n"]) == (15, 15)
+    assert (tmp_path / "run" / "report.html").exists()
+    assert (tmp_path / "run" / "README.md").exists()
+    (tmp_path / "run" / "summary.json").unlink()
+    with pytest.raises(RunError, match="would drop"):
+        again()
+    assert len(run.items) == 15
+    with pytest.raises(RunError, match=r"not of .*more"):
+        again(tmp_path / "more")
 
 
 def test_a_setting_that_a_later_version_added_stands_at_its_default(run, photos):
@@ -188,6 +262,18 @@ def test_points(tmp_path):
     assert run.summary["clusters"]["n"] == len(run.summary["clusters"]["per_cluster"]) == 12
     assert "one cloud cut into 12 parts" in run.numbers()[-1]
     assert "one cloud without separate groups" in (run.folder / "report.html").read_text()
+    assert run.export("safetensors", tmp_path / "new" / "it.safetensors").is_file()
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"it'.*cannot be written"):
+        run.export("safetensors", tmp_path / "file" / "it")
+
+
+def test_a_closed_form_says_which_settings_it_has_no_use_for(tmp_path):
+    x = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    settings = {"epochs": 3, "lr": 0.1, "batch_size": 8, "optimizer": "sgd"}
+    lines = plan(LearnSettings(data=x, out=str(tmp_path / "run"), method="pca", **settings)).lines()
+    assert "without effect, since a closed form takes no steps: epochs, batch_size, lr, optimizer" in lines
+    assert not any("without effect" in line for line in plan(LearnSettings(data=x, method="pca")).lines())
 
 
 def test_minutes_fix_the_steps_before_the_first(photos, tmp_path):

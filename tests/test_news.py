@@ -115,15 +115,28 @@ def test_queries_are_kept_and_none_is_overwritten(run):
         news.forget_query(run, "like that")
 
 
-def test_stars_and_notes_are_labels_of_the_user(run):
+def test_stars_and_notes_are_marks_and_no_labels_of_classes(run):
     run.star(3)
     run.note(3, "first")
     run.note(3, "second")
     ledger = tacit.data.Ledger(run.folder / "labels.sqlite")
-    assert set(ledger.names(source="user")) == {"star", "note"}
-    ledger.split("note")
-    taken = ledger.take("note", "choose", "test") | ledger.take("note", "report", "test")
+    assert ledger.names(source="user") == []
+    assert ledger.names(source="user", marks=True) == [news.NOTE, news.STAR]
+    ledger.split(news.NOTE)
+    taken = ledger.take(news.NOTE, "choose", "test") | ledger.take(news.NOTE, "report", "test")
     assert list(taken.values()) == ["second"]
+    assert (
+        run.suggest(2, say=str).files[0].read_text(encoding="utf-8").splitlines()[0].startswith('"item","uri","label"')
+    )
+
+
+def test_a_label_called_star_stars_nothing(run):
+    tacit.data.Ledger(run.folder / "labels.sqlite").put("star", {"0": "0", "1": "5"}, source="user")
+    assert news._marks(run, news.STAR) == {}
+    run.star(1)
+    assert list(news._marks(run, news.STAR).values()) == ["yes"]
+    with pytest.raises(ArgumentError, match="column='tacit:star'"):
+        run.label({0: "a", 1: "b"}, column=news.STAR)
 
 
 @pytest.mark.parametrize("since", ["soon", "0d", "-3d", "2999-01-01", ""])

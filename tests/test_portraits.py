@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from tacit import catalogue
+from tacit.cli import main
+from tacit.errors import RunError
 from tacit.portraits import pages, write_pages
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +42,18 @@ def test_a_page_says_what_the_docs_say_but_for_verdicts(written):
 def _lasting(page):
     page = re.sub(r"^\*\*[a-z, ]+\*\*: |^- (?:measured|so|over all claims): .*\n", "", page, flags=re.M)
     return re.sub(r"## Pictures.*\n\n(?=Written)", "", page, flags=re.S)
+
+
+def test_a_page_that_somebody_wrote_is_left_as_it_is(tmp_path, monkeypatch):
+    from tacit import portraits
+
+    monkeypatch.setattr(portraits, "pages", lambda folder, evidence: iter([("a", "# A"), ("b", "# B")]))
+    (tmp_path / "b.md").write_text("# What somebody wrote")
+    with pytest.raises(RunError, match=r"b.md' exists"):
+        write_pages(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["b.md"]
+    assert main(["systems", "--page", str(tmp_path / "b.md")]) == 2
+    assert (tmp_path / "b.md").read_text() == "# What somebody wrote"
 
 
 def test_pages_of_systems_that_are_gone_are_taken_away(tmp_path, monkeypatch):

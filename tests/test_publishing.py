@@ -47,6 +47,13 @@ def test_what_is_damaged_says_so(tmp_path):
         load_encoder(place)
 
 
+@pytest.mark.parametrize("config", ['{"format": 1', "[]", '"tacit"'])
+def test_a_folder_whose_config_is_broken_says_so(tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(RunError, match=r"config\.json"):
+        load_encoder(tmp_path)
+
+
 def test_the_hub_gets_the_same_folder(tmp_path, monkeypatch):
     import huggingface_hub
 

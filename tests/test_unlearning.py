@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from tacit.report._audit import audit_page
 from tacit.settings import LearnSettings
 from tacit.store import Items
 from tacit.training import fit
-from tacit.unlearning import _forgotten, _planned, _Work, gap, verdict
+from tacit.unlearning import _named, _planned, _Work, gap, verdict
 
 SMALL = {"max_steps": 4, "batch_size": 16, "verbose": False, "image_size": 32, "model": "resnet8"}
 QUIET = {"say": lambda line: None}
@@ -195,10 +196,16 @@ def test_the_oracle_is_what_learning_without_the_items_gives(run, photos, tmp_pa
     never = plan(LearnSettings(data=str(tmp_path / "photos"), out=str(tmp_path / "none"), method="simclr", **SMALL))
     learner, items = never.ready()
     fit(learner, items, max_steps=never.steps, seed=0, accelerator="cpu", **never.recipe.training)
-    gone, _ = _forgotten(Rows(run.folder), GONE)
-    oracle = _Work(run, gone, None, 0, QUIET["say"]).retrained()
+    rows = Rows(run.folder)
+    named, _ = _named(rows, GONE)
+    oracle = _Work(run, rows, named, None, 0, QUIET["say"]).retrained()
     for name, value in learner.encoder.state_dict().items():
         assert torch.equal(oracle.state_dict()[name], value), name
+
+
+def test_a_list_that_begins_with_a_byte_order_mark(run, tmp_path):
+    (tmp_path / "items.txt").write_text("\n".join(GONE), encoding="utf-8-sig")
+    assert _named(Rows(run.folder), tmp_path / "items.txt") == _named(Rows(run.folder), GONE)
 
 
 @pytest.mark.slow
@@ -241,6 +248,113 @@ def test_thumbnails_of_the_search_are_real_pictures(run):
 
 
 def test_the_plan_is_the_runs_own(run):
-    _, made = _planned(run, None)
+    _, made, _ = _planned(run, Rows(run.folder), None)
     assert made.recipe.encoder == run.config["build"]["encoder"]
     assert made.steps == run.config["steps"]
+
+
+def noise(folder, numbers, seed=0):
+    """Pictures of noise, each its own."""
+    folder.mkdir(exist_ok=True)
+    for number in numbers:
+        picture = np.random.default_rng((seed, number)).integers(0, 255, (32, 32, 3), np.uint8)
+        Image.fromarray(picture).save(folder / f"{number}.png")
+    return folder
+
+
+CLOSED = {"method": "retrain", **QUIET}
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Ten pictures and a run of them, in closed form."""
+    place = noise(tmp_path / "u", range(10))
+    return place, tacit.learn(place, out=tmp_path / "run", method="pca", labels="none", verbose=False)
+
+
+def again(run, data):
+    return tacit.load(run.folder).add(data, **QUIET)
+
+
+def test_the_named_item_goes_though_add_has_changed_the_order(album, tmp_path):
+    """0.png was taken out and came back, with the last number: a row of the run is no longer a row of the data."""
+    place, run = album
+    (place / "0.png").rename(tmp_path / "0.png")
+    again(run, place)
+    (tmp_path / "0.png").rename(place / "0.png")
+    again(run, place)
+    assert tacit.load(run.folder).items.column("uri")[-1] == "0.png"
+    found = tacit.load(run.folder).unlearn(["4.png", "0.png"], out=tmp_path / "new", **CLOSED)
+    assert sorted(found.run.items.column("uri")) == [f"{i}.png" for i in range(1, 10) if i != 4]
+    assert (found.forgotten, found.kept) == (2, 8)
+    never = noise(tmp_path / "never", [1, 2, 3, 5, 6, 7, 8, 9])  # and the encoder is one of the others alone
+    expected = tacit.learn(never, out=tmp_path / "other", method="pca", labels="none", verbose=False)
+    np.testing.assert_allclose(found.run.items.vectors(), expected.items.vectors(), atol=1e-4)
+
+
+def test_added_items_are_taken_over_but_for_those_named(album, tmp_path):
+    """From another folder, from a part of one, and from the run's own, which has grown since."""
+    place, run = album
+    again(run, noise(tmp_path / "more", [20, 21]))
+    again(run, noise(tmp_path / "many", range(30, 34)) / "31.png")
+    again(run, noise(place, [40]))
+    found = tacit.load(run.folder).unlearn(["4.png", "20.png"], out=tmp_path / "new", **CLOSED)
+    kept = [i for i in range(10) if i != 4]
+    assert list(found.run.items.column("uri")) == [f"{i}.png" for i in (*kept, 21, 31, 40)]
+    roots = [str(place)] * 9 + [str(tmp_path / "more"), str(tmp_path / "many"), str(place)]
+    assert list(found.run.items.column("source")) == roots
+    assert (found.forgotten, found.kept, found.figures["n"]["kept"]) == (2, 12, 9)
+    assert "1 item to be forgotten came by tacit add: nothing was learned from them." in found.lines
+    assert "3 items that tacit add brought were taken over." in found.lines
+    assert found.run.summary["data"]["n"] == 12
+    with pytest.raises(RunError, match="other settings"):  # it holds 21.png
+        tacit.load(run.folder).unlearn(["4.png", "20.png", "21.png"], out=tmp_path / "new", **CLOSED)
+
+
+def test_what_can_no_longer_be_taken_over_is_said(album, tmp_path):
+    _, run = album
+    more = noise(tmp_path / "more", [20, 21])
+    again(run, more)
+    (more / "21.png").unlink()
+    found = tacit.load(run.folder).unlearn(["4.png"], out=tmp_path / "new", **CLOSED)
+    assert found.kept == 10
+    assert any(line.startswith(f"1 item that tacit add brought from {more} could not be read") for line in found.lines)
+
+
+def test_items_that_were_only_added_are_not_unlearned(album, tmp_path):
+    _, run = album
+    again(run, noise(tmp_path / "more", [20, 21]))
+    with pytest.raises(ArgumentError, match=r"20\.png.*learned from, and these came by `tacit add`"):
+        tacit.load(run.folder).unlearn(["20.png"], out=tmp_path / "new", **CLOSED)
+    assert not (tmp_path / "new").exists()
+
+
+def test_data_that_lacks_what_was_learned_from_is_refused(album, tmp_path):
+    place, run = album
+    noise(place, [40])
+    (place / "7.png").unlink()
+    with pytest.raises(RunError, match="learned from"):
+        tacit.load(run.folder).unlearn(["4.png"], out=tmp_path / "new", **CLOSED)
+
+
+def test_from_within_the_folder_of_the_run(album, tmp_path, monkeypatch):
+    _, run = album
+    monkeypatch.chdir(run.folder)
+    Path("items.txt").write_text("4.png\n")
+    assert main(["unlearn", ".", "items.txt", "--method", "retrain"]) == 0
+    assert len(tacit.load(tmp_path / "run-unlearned").items) == 9
+
+
+def test_what_stands_beside_an_item_stays_beside_it(tmp_path):
+    """The date and the link of a text, which the news are made of."""
+    said = ["cats purr", "dogs bark", "stocks fall", "bonds rise", "rain falls"]
+    rows = [
+        {"id": f"t{i}", "abstract": f"{said[i % 5]} {i} {said[i * 7 % 5]}", "link": f"https://x/{i}"} for i in range(30)
+    ]
+    (tmp_path / "papers.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    run = tacit.learn(tmp_path / "papers.jsonl", out=tmp_path / "run", method="lsa", verbose=False)
+    new = run.unlearn(["t0"], out=tmp_path / "new", **CLOSED).run
+    meta = [json.loads(one) for one in new.items.column("meta")]
+    assert [(one["link"], uri) for one, uri in zip(meta, new.items.column("uri"), strict=True)] == [
+        (f"https://x/{i}", f"t{i}") for i in range(1, 30)
+    ]

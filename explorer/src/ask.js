@@ -1,19 +1,24 @@
-// Ask: by words, by a file that is dropped, by examples; the answer as a gallery with scores, and on the map.
+// Ask: by meaning, by a piece of a name or text, by a file that is dropped, by examples; the answer as a gallery with
+// scores, and on the map.
 
 import { h, say, count } from "./dom.js";
 import { gallery, likeness } from "./items.js";
 
-const HITS = 60;
+const HITS = 60, MEANING = 20_000, FRAGMENT = 200; // answers; characters of a question
 
 export class AskView {
   constructor(app) { this.app = app; this.id = "ask"; this.title = "Ask"; this.turn = 0; }
 
   async begin() {
     const { app, place } = this, { text, file, example } = app.run.asks, live = !app.source.still;
+    this.words = h("input", { type: "search", id: "ask-words", autocomplete: "off", enterkeyhint: "search" });
+    this.button = h("button.primary", { type: "submit" });
+    place.append(h("form.words", { onsubmit: (event) => { event.preventDefault(); this.byWords(); } }, h("label.visually-hidden", { htmlFor: "ask-words" }, "Ask by text"), this.words, this.button));
     if (text && live) {
-      this.words = h("input", { type: "search", id: "ask-words", placeholder: app.run.modality === "text" ? "Words, a sentence, a whole text…" : "What a picture shows…", autocomplete: "off", enterkeyhint: "search" });
-      place.append(h("form.words", { onsubmit: (event) => { event.preventDefault(); this.byText(); } }, h("label.visually-hidden", { htmlFor: "ask-words" }, "Ask by text"), this.words, h("button.primary", { type: "submit" }, "Ask")));
+      const way = (meaning, says) => h("label", h("input", { type: "radio", name: "ask-way", checked: meaning, onchange: () => { this.turnTo(meaning); if (this.words.value.trim()) this.byWords(); } }), says);
+      place.append(h("p.ways", { role: "radiogroup", "aria-label": "How words are looked for" }, way(true, "by meaning"), way(false, "in names and texts")));
     }
+    this.turnTo(text && live);
     if (file && live) {
       const pick = h("input", { type: "file", id: "ask-file", accept: { image: "image/*", audio: "audio/*,.flac", text: "text/*,.md" }[app.run.modality], onchange: () => pick.files[0] && this.byFile(pick.files[0]) });
       place.append(h("label.drop", { htmlFor: "ask-file" }, h("span", h("b", `Drop ${{ image: "a picture", audio: "a sound", text: "a text file" }[app.run.modality]} here`), " or choose one"), pick));
@@ -24,7 +29,7 @@ export class AskView {
     this.answer = h("div.answer", { "aria-live": "polite" });
     place.append(this.answer);
     this.showTrays();
-    this.answer.append(h("p.empty", example ? `Click an item on the map and say “more like this”, or “not like this”${text && live ? "; or ask in words" : ""}.` : "Ask in words."));
+    this.answer.append(h("p.empty", `Ask in words, or by a piece of a name${example ? "; or click an item on the map and say “more like this”, or “not like this”" : ""}.`));
   }
 
   hidden() { this.app.focusOn(null); }
@@ -32,7 +37,14 @@ export class AskView {
     if (this.found) this.app.focusOn(this.found);
     if (!this.warmed && (this.app.run.asks.text || this.app.run.asks.file)) { this.warmed = true; this.app.source.warm(); }
   }
-  start() { (this.words ?? this.place.querySelector("button, input"))?.focus(); }
+  start() { this.words.focus(); }
+
+  turnTo(meaning) {
+    this.meaning = meaning;
+    this.words.maxLength = meaning ? MEANING : FRAGMENT;
+    this.words.placeholder = !meaning ? "A piece of a name, a path or a text…" : this.app.run.modality === "text" ? "Words, a sentence, a whole text…" : "What a picture shows…";
+    this.button.textContent = meaning ? "Ask" : "Find";
+  }
 
   listenToDrops() {
     const over = (event) => { if ([...event.dataTransfer?.types ?? []].includes("Files")) { event.preventDefault(); document.body.classList.add("dropping"); } };
@@ -49,10 +61,11 @@ export class AskView {
     addEventListener("paste", (event) => { const file = event.clipboardData?.files?.[0]; if (file) { this.app.open("ask"); this.byFile(file); } });
   }
 
-  byText() {
-    const text = this.words.value.trim();
-    if (!text) { this.words.focus(); return; }
-    this.find(`“${text.length > 60 ? `${text.slice(0, 59)}…` : text}”`, () => this.app.source.text(text, HITS));
+  byWords() {
+    const text = this.words.value.trim(), said = `“${text.length > 60 ? `${text.slice(0, 59)}…` : text}”`;
+    if (!text) this.words.focus();
+    else if (this.meaning) this.find(said, () => this.app.source.text(text, HITS));
+    else this.find(said, () => this.app.source.find(text.slice(0, FRAGMENT)), text);
   }
 
   byFile(file) {
@@ -67,7 +80,8 @@ export class AskView {
     this.find(like.length ? `like ${count(like.length, "item")}${unlike.length ? `, unlike ${unlike.length}` : ""}` : `unlike ${count(unlike.length, "item")}`, () => this.app.source.near(like, unlike, HITS));
   }
 
-  async find(title, ask) {
+  /** fragment: of names and texts, where it is that which is looked for */
+  async find(title, ask, fragment) {
     const { app, answer } = this, turn = ++this.turn;
     answer.replaceChildren(h("p.wait", `Looking for ${title}…`));
     let found;
@@ -76,13 +90,14 @@ export class AskView {
       return;
     }
     if (turn !== this.turn) return;
-    const items = [...found.columns.item], score = new Map(items.map((item, i) => [item, found.columns.score[i]]));
-    const shown = await gallery(app, items, { score, empty: "Nothing is like it." });
+    const items = [...found.columns.item], n = fragment ? found.about.n : items.length, score = fragment ? null : new Map(items.map((item, i) => [item, found.columns.score[i]]));
+    const shown = await gallery(app, items, { score, fragment, empty: fragment ? "No name, path or text has it." : "Nothing is like it." });
     if (turn !== this.turn) return;
     answer.replaceChildren(
-      h("h2", title, h("small", count(items.length, "nearest item")), h("span.grow"),
-        h("button", { onclick: () => app.choose(items.map((item) => app.rowOf(item))) }, "Choose these"),
-        h("button", { onclick: () => app.map.show(items.map((item) => app.rowOf(item))) }, "Find"),
+      h("h2", title, h("small", !fragment ? count(n, "nearest item") : n > items.length ? `the first ${items.length} of ${count(n, "item")}` : count(n, "item"))),
+      h("p.actions",
+        items.length > 0 && h("button", { onclick: () => app.choose(items.map((item) => app.rowOf(item))) }, "Choose these"),
+        items.length > 0 && h("button", { onclick: () => app.map.show(items.map((item) => app.rowOf(item))) }, "Find"),
         h("button", { onclick: () => this.clear() }, "Clear")), shown);
     this.found = [...items, ...app.like];
     if (app.view === this) app.focusOn(this.found);

@@ -1,7 +1,8 @@
 // What colours the points: clusters, labels, numbers, and what a person and a probe have said. With its legend.
 
-import { h, count, figure, percent } from "./dom.js";
+import { h, count, percent, spoken } from "./dom.js";
 import { ofClass, ofShare, css, blend } from "./colour.js";
+import { STARS } from "./stars.js";
 
 const SHADES = 32, LEVELS = 8, NAMED = 60;
 
@@ -27,10 +28,15 @@ export class Colouring {
     await this.by(run.columns[0]?.name ?? "");
   }
 
-  options() {
+  /** the columns that there are: the run's, and those of labels given here */
+  choices() {
     const yours = [...this.columns.keys()].filter((name) => /^(yours|doubt):/.test(name)).map((name) => ({ name, title: this.columns.get(name).about.title }));
+    return [...this.app.run.columns, ...yours];
+  }
+
+  options() {
     const now = this.now ?? this.app.run.columns[0]?.name ?? "";
-    this.chooser.replaceChildren(...[...this.app.run.columns, ...yours, { name: "", title: "nothing" }].map(({ name, title }) => h("option", { value: name, selected: name === now }, title)));
+    this.chooser.replaceChildren(...[...this.choices(), { name: "", title: "nothing" }].map(({ name, title }) => h("option", { value: name, selected: name === now }, title)));
   }
 
   async get(name) {
@@ -47,9 +53,15 @@ export class Colouring {
     this.columns.set(name, column);
     if (fresh) this.options();
     if (this.now === name) this.paint();
+    this.app.filter?.renew(name, column);
   }
 
-  drop(name) { if (this.columns.delete(name)) this.options(); }
+  drop(name) {
+    if (!this.columns.delete(name)) return;
+    if (this.now === name) this.app.guard(this.by(this.app.run.columns[0]?.name ?? ""));
+    this.options();
+    this.app.filter?.renew(name, null);
+  }
 
   async by(name) {
     this.now = name;
@@ -107,7 +119,7 @@ export class Colouring {
   /** where the names of classes are written: in the middle of each */
   names() {
     const { about } = this.column ?? {};
-    if (!about || about.kind !== "classes" || about.classes.length > NAMED) return [];
+    if (!about || about.kind !== "classes" || about.classes.length > NAMED || this.now === STARS) return [];
     const { map } = this.app, xs = about.classes.map(() => []), ys = about.classes.map(() => []), step = Math.max(1, Math.floor(map.m / 60_000));
     for (let j = 0; j < map.m; j += step) {
       const k = this.column.told ? this.column.values[map.row[j]] : this.classOf(map.row[j]); // of labels, where they were given
@@ -123,7 +135,7 @@ export class Colouring {
     const { about } = column;
     if (about.kind === "number") {
       const ramp = h("div.ramp", { style: { background: `linear-gradient(90deg, ${this.palette.map(css).join(",")})` } });
-      legend.replaceChildren(ramp, h("p.ends", h("span", figure(about.span?.[0])), h("span", figure(about.span?.[1]))));
+      legend.replaceChildren(ramp, h("p.ends", h("span", spoken(about, about.span?.[0])), h("span", spoken(about, about.span?.[1]))));
       return;
     }
     if (!about.classes.length) { legend.replaceChildren(h("p.more", "nothing labelled yet")); return; }
@@ -144,7 +156,7 @@ export class Colouring {
 
   choose(i) {
     const rows = [];
-    for (let row = 0; row < this.app.item.length; row++) if (this.classOf(row) === i) rows.push(row);
+    for (let row = 0; row < this.app.item.length; row++) if (this.classOf(row) === i && this.app.remains(row)) rows.push(row);
     this.alone = null;
     this.explain();
     this.app.choose(rows);
@@ -154,9 +166,10 @@ export class Colouring {
   lines(row, record) {
     const found = [];
     for (const [name, { about, values, told }] of this.columns) {
+      if (name === STARS) continue; // the star itself is shown
       if (about.kind === "classes" && values[row] >= 0) found.push([about.title, about.classes[values[row]]]);
       else if (told && told.values[row] >= 0) found.push([about.title, `${about.classes[told.values[row]]}? ${percent(told.probability[row])}`]);
-      else if (about.kind === "number" && Number.isFinite(values[row]) && !name.startsWith("doubt:")) found.push([about.title, figure(values[row])]);
+      else if (about.kind === "number" && Number.isFinite(values[row]) && !name.startsWith("doubt:")) found.push([about.title, spoken(about, values[row])]);
     }
     const said = new Set(found.map(([key]) => key));
     for (const [key, value] of Object.entries(record.labels)) if (!said.has(key)) found.push([key, value]);

@@ -30,6 +30,19 @@ export const figure = (value) => {
   return size >= 1000 ? Math.round(value).toLocaleString("en") : value.toPrecision(size && size < 0.01 ? 2 : 3).replace(/\.?0+$/, "");
 };
 
+/** a day by its number since 1970 */
+export const day = (number) => new Date(Math.round(number) * 864e5).toISOString().slice(0, 10);
+/** a number of a column as a person reads it */
+export const spoken = (about, value) => (about.dates && Number.isFinite(value) ? day(value) : figure(value));
+
+/** a text with a fragment of it marked; of what comes long before, nothing is left */
+export function marked(text, fragment = "") {
+  const at = fragment ? text.toLowerCase().indexOf(fragment.toLowerCase()) : -1;
+  if (at < 0) return [text];
+  const from = at > 60 ? at - 30 : 0, end = at + fragment.length;
+  return [(from ? "…" : "") + text.slice(from, at), h("mark", text.slice(at, end)), text.slice(end)];
+}
+
 let region;
 /** says something to those who listen, and shows it for a moment to those who look */
 export function say(text, tone = "") {

@@ -1,6 +1,6 @@
 // Items as they are shown: fetched in few requests, kept, and made into tiles.
 
-import { h, figure } from "./dom.js";
+import { h, figure, marked } from "./dom.js";
 
 const PAGE = 200, KEPT = 6000;
 
@@ -39,13 +39,13 @@ export class Items {
 }
 
 /** the picture of an item, or its text, or its name */
-export function likeness(record, { big = false } = {}) {
+export function likeness(record, { big = false, fragment } = {}) {
   if (record.url) return h("img", { src: record.url, alt: record.name, loading: "lazy", draggable: false });
-  return h(`span.words${big ? ".big" : ""}`, { dir: "auto" }, record.text || record.name);
+  return h(`span.words${big ? ".big" : ""}`, { dir: "auto" }, marked(record.text || record.name, fragment));
 }
 
-/** tiles of items; scores: item -> what is written under it */
-export async function gallery(app, items, { score, note, empty = "Nothing here.", marks = true } = {}) {
+/** tiles of items; score, note: item -> what is written under it; fragment: of names and texts, that is marked in them */
+export async function gallery(app, items, { score, note, fragment, empty = "Nothing here.", marks = true } = {}) {
   if (!items.length) return h("p.empty", empty);
   const records = await app.items.get(items);
   const texts = records.filter((one) => !one.url).length > records.length / 2;
@@ -55,9 +55,11 @@ export async function gallery(app, items, { score, note, empty = "Nothing here."
       onclick: () => app.pin(record.item), onmouseenter: () => app.point(record.item), onmouseleave: () => app.point(null), onfocus: () => app.point(record.item), onblur: () => app.point(null),
       title: record.uri,
       "aria-label": `${record.name}${said !== undefined ? `, ${figure(said)}` : ""}`,
-    }, likeness(record));
+    }, likeness(record, { fragment }));
+    const name = !fragment || record.name.toLowerCase().includes(fragment.toLowerCase()) ? record.name : record.uri;
     return h("li.tile", { "data-item": record.item }, open,
-      (said !== undefined || told || texts) && h("p.under", h("span", texts ? record.name : ""), h("b", told ?? (said === undefined ? "" : figure(said)))),
+      (said !== undefined || told || texts || fragment) && h("p.under", h("span", texts || fragment ? marked(name, fragment) : ""), h("b", told ?? (said === undefined ? "" : figure(said)))),
+      marks && app.stars.button(record),
       marks && app.run.asks.example && h("span.marks",
         h("button", { title: "More like this (M)", "aria-label": `more like ${record.name}`, onclick: () => app.example(record.item, 1) }, "+"),
         h("button", { title: "Not like this (X)", "aria-label": `not like ${record.name}`, onclick: () => app.example(record.item, -1) }, "−")));

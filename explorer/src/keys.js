@@ -4,9 +4,9 @@ import { h, isTyping } from "./dom.js";
 
 const KEYS = [
   ["Map", [["← ↑ ↓ →", "move; with Shift a little"], ["+ −", "zoom"], ["0", "show all"], ["Enter", "open the item in the middle"], ["Space", "choose the item in the middle"], ["L", "lasso on or off"], ["P", "pictures on or off"]]],
-  ["Items", [["M", "more like the open item"], ["X", "not like it"], ["C", "choose its cluster"], ["A", "find it on the map"], ["Esc", "let go: close, clear, show all"]]],
+  ["Items", [["M", "more like the open item"], ["X", "not like it"], ["C", "choose its cluster"], ["A", "find it on the map"], ["*", "star or unstar it, or what is chosen"], ["Esc", "let go: close, clear, show all"]]],
   ["Label", [["1 … 9", "give a label to what is chosen, or to the open item"], ["N", "suggest what to label next"], ["S", "skip a suggestion"], ["U or Ctrl Z", "take back"], ["Ctrl Shift Z", "do again"]]],
-  ["Everywhere", [["/", "ask"], ["G", "back to the map"], ["[ ]", "view before, next view"], ["?", "this page"]]],
+  ["Everywhere", [["/", "ask, or find a name"], ["F", "filter"], ["G", "back to the map"], ["[ ]", "view before, next view"], ["?", "this page"]]],
 ];
 
 export function listenToKeys(app) {
@@ -17,11 +17,13 @@ export function listenToKeys(app) {
     h("div.groups", KEYS.map(([title, keys]) => h("section", h("h3", title), h("dl", keys.flatMap(([key, what]) => [h("dt", h("kbd", key)), h("dd", what)]))))));
 
   const label = () => app.all.find((one) => one.id === "label");
+  const tile = () => { const on = document.activeElement?.closest("[data-item]"); return on && [Number(on.dataset.item)]; };
   const actions = {
     l: () => app.toggleLasso(), p: () => app.togglePictures(), "?": () => dialog.showModal(),
     m: () => app.pinned !== null && app.example(app.pinned, 1), x: () => app.pinned !== null && app.example(app.pinned, -1),
     c: () => app.pinned !== null && app.cluster[app.rowOf(app.pinned)] >= 0 && app.chooseCluster(app.cluster[app.rowOf(app.pinned)]),
     a: () => app.pinned !== null && app.map.show([app.rowOf(app.pinned)]),
+    "*": () => app.stars.turn(tile() ?? label()?.targets() ?? []), f: () => app.open("filter").then((view) => view.start()),
     g: () => document.getElementById("marks").focus(),
     u: () => label()?.undo(), n: () => label() && app.open("label").then((view) => view.suggest()), s: () => label()?.skip(),
     "/": () => app.open("ask").then((view) => view?.start()),

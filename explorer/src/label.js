@@ -3,6 +3,7 @@
 import { h, say, count, percent, debounce, whisper } from "./dom.js";
 import { likeness } from "./items.js";
 import { css, ofClass } from "./colour.js";
+import { STAR } from "./stars.js";
 
 const BATCH = 24;
 
@@ -25,6 +26,8 @@ export class LabelView {
     this.learned = h("div.learned", { "aria-live": "polite" });
     const format = h("select", { id: "label-format" }, ["csv", "parquet", "jsonl", ...(app.run.modality === "image" ? ["imagefolder"] : [])].map((one) => h("option", one)));
     const predicted = h("input", { type: "checkbox", id: "label-predicted", checked: true });
+    this.part = h("input", { type: "checkbox", id: "label-part" });
+    this.parts = h("label", this.part, " only what is chosen");
     place.append(
       h("p.name", h("label", { htmlFor: "label-name" }, "What is labelled"), this.name, this.names),
       this.target, this.chips,
@@ -32,7 +35,7 @@ export class LabelView {
       h("p.actions", h("button", { onclick: () => this.undo(), title: "U" }, "Take back"), h("button", { onclick: () => this.redo(), title: "Ctrl Shift Z" }, "Do again"), h("button", { onclick: () => this.give(null) }, "Remove label")),
       h("section.suggest", h("h2", "What to label next", h("span.grow"), h("button.primary", { onclick: () => this.suggest(), title: "N" }, "Suggest")), this.next),
       h("section", h("h2", "What a probe makes of the rest"), this.learned),
-      h("section.export", h("h2", "Take it with you"), h("p", h("label", { htmlFor: "label-format" }, "Format"), " ", format, " ", h("label", predicted, " with predicted labels"), " ", h("button", { onclick: () => this.export(format.value, predicted.checked) }, "Download"))));
+      h("section.export", h("h2", "Take it with you"), h("p", h("label", { htmlFor: "label-format" }, "Format"), " ", format, " ", h("label", predicted, " with predicted labels"), " ", this.parts, " ", h("button", { onclick: () => this.export(format.value, predicted.checked) }, "Download"))));
     this.next.append(h("p.empty", "Items whose labels would teach the most. Label them with the keys 1 to 9."));
     this.showLearned();
     await this.refresh(true);
@@ -81,6 +84,8 @@ export class LabelView {
   chose() {
     if (!this.target) return;
     const { chosen, pinned } = this.app;
+    this.parts.hidden = !chosen.size;
+    this.part.checked = chosen.size > 0;
     this.target.textContent = chosen.size ? `A label goes to the ${count(chosen.size, "chosen item")}.` : pinned !== null ? "A label goes to the open item." : this.queue.length ? "A label goes to the suggestion." : "Choose items on the map, open one, or ask for suggestions.";
   }
   pinned() { this.chose(); }
@@ -141,8 +146,10 @@ export class LabelView {
     const done = await this.app.guard(this.app.source[which]());
     if (!done) return;
     if (!done.name) { say(which === "undo" ? "Nothing to take back" : "Nothing to do again"); return; }
-    say(`${count(done.n, "label")} ${words}`);
-    if (this.place && done.name !== this.name.value) this.name.value = done.name;
+    say(`${count(done.n, done.name === STAR ? "star" : "label")} ${words}`);
+    if (done.name === STAR) { await this.app.guard(this.app.stars.refresh(done.stamp)); return; }
+    if (!this.place) { await this.app.open("label"); return; }
+    if (done.name !== this.name.value) this.name.value = done.name;
     await this.after(done.name);
   }
 
@@ -222,7 +229,7 @@ export class LabelView {
   }
 
   async export(format, predicted) {
-    const found = await this.app.guard(this.app.source.export({ format, predicted, name: Object.keys(this.values).length ? this.name.value.trim() : "" }));
+    const found = await this.app.guard(this.app.source.export({ format, predicted, name: Object.keys(this.values).length ? this.name.value.trim() : "", items: this.part.checked ? this.app.chosenItems() : null }));
     if (found) say(`${found.name}: ${count(found.n, "item")}`);
   }
 }

@@ -9,6 +9,8 @@ import { css } from "./colour.js";
 import { ClustersView, DuplicatesView, OutliersView, SkippedView } from "./review.js";
 import { AskView } from "./ask.js";
 import { LabelView } from "./label.js";
+import { FilterView } from "./filter.js";
+import { Stars, StarredView } from "./stars.js";
 import { PapersView } from "./papers.js";
 import { listenToKeys } from "./keys.js";
 import { player } from "./player.js";
@@ -21,6 +23,7 @@ class App {
     this.items = new Items(this.source);
     this.chosen = new Set(); // rows
     this.focus = null; // rows that an answer is about, or null
+    this.mask = null; // (n,) 1 for what passes the filter, or null
     this.pinned = null;
     this.like = [];
     this.unlike = [];
@@ -45,11 +48,13 @@ class App {
     this.map.pictures = this.pictures = new Pictures(this);
     this.map.setPoints(points.columns.x, points.columns.y);
     this.colouring = new Colouring(this);
+    this.stars = new Stars(this);
     this.explain();
     await this.colouring.begin(points);
     this.map.resize();
     find("veil").hidden = this.run.placed > 0;
     if (!this.run.placed) find("veil").firstElementChild.textContent = "This run has no map: none of its items has a place. Asking, labelling and the lists work all the same.";
+    if (this.source.still) await this.stars.refresh(""); // else when the server is first asked for its state
     performance.mark("painted");
     document.documentElement.dataset.ready = "1";
     this.views();
@@ -82,8 +87,10 @@ class App {
     const { asks } = this.run, live = !this.source.still;
     this.all = [
       new ClustersView(this),
-      (asks.example || asks.text) && new AskView(this),
+      new AskView(this),
       live && new LabelView(this),
+      this.filter = this.run.columns.length > 0 || live ? new FilterView(this) : null,
+      (live || this.stars.items().length > 0) && new StarredView(this),
       this.run.duplicates > 0 && new DuplicatesView(this),
       this.run.columns.some((one) => one.name === "outlier") && new OutliersView(this),
       this.run.skipped > 0 && new SkippedView(this),
@@ -105,7 +112,7 @@ class App {
   async open(id) {
     const view = this.all.find((one) => one.id === id);
     if (!view) return null;
-    if (this.view !== view) this.view?.hidden?.();
+    if (this.view !== view) { this.view?.hidden?.(); this.point(null); } // its tiles go, and are left by no pointer
     this.view = view;
     for (const tab of find("tabs").children) {
       const here = tab.id === `tab-${id}`;
@@ -156,7 +163,7 @@ class App {
     const row = this.rowOf(record.item);
     return [
       record.url && likeness(record),
-      h("div", h("b", { dir: "auto" }, record.name),
+      h("div", h("b", { dir: "auto" }, this.stars.has(record.item) ? `★ ${record.name}` : record.name),
         ...this.colouring.lines(row, record).map(([key, value]) => h("span.fact", h("i", key), " ", value)),
         record.text && record.text !== record.name && h("span.text", { dir: "auto" }, record.text.length > 220 ? `${record.text.slice(0, 219)}…` : record.text)),
     ].filter(Boolean);
@@ -195,9 +202,22 @@ class App {
     this.restate();
   }
 
+  /** only what passes a filter keeps its colour; mask: (n,) of 1 and 0, or null */
+  filtered(mask, left) {
+    [this.mask, this.left] = [mask, left];
+    this.restate();
+    this.map.moved(); // while it is narrowed, as many points as there is time for
+    const place = find("filtered");
+    place.hidden = !mask;
+    if (mask) place.replaceChildren(h("button.plain", { onclick: () => this.open("filter"), title: "Open the filter (F)" }, `${left.toLocaleString("en")} of ${count(mask.length, "item")}`), h("button.plain", { "aria-label": "Clear the filter", onclick: () => this.filter.clear() }, "×"));
+  }
+
+  remains(row) { return !this.mask || this.mask[row] === 1; }
+
   restate() {
     const state = new Uint8Array(this.item.length), { alone, codes } = this.colouring;
-    if (this.focus) { state.fill(FADED); for (const row of this.focus) if (row >= 0) state[row] = SHOWN; }
+    if (this.focus) { state.fill(FADED); for (const row of this.focus) if (row >= 0) state[row] = SHOWN; } // as the list beside it
+    else if (this.mask) for (let row = 0; row < state.length; row++) if (!this.mask[row]) state[row] = FADED;
     if (alone !== null) for (let row = 0; row < state.length; row++) if (this.colouring.classOf(row) !== alone) state[row] = FADED;
     for (const row of this.chosen) state[row] = CHOSEN;
     this.map.setState(state);
@@ -217,7 +237,7 @@ class App {
       if (this.pinned !== item) return;
       const row = this.rowOf(item), facts = this.colouring.lines(row, record);
       const figure1 = h("div.portrait", likeness(record, { big: true }));
-      const actions = h("p.actions",
+      const actions = h("p.actions", this.stars.button(record, { words: true }),
         this.run.asks.example && h("button", { onclick: () => this.example(item, 1), title: "M" }, "More like this"),
         this.run.asks.example && h("button", { onclick: () => this.example(item, -1), title: "X" }, "Not like this"),
         this.cluster[row] >= 0 && h("button", { onclick: () => this.chooseCluster(this.cluster[row]), title: "C" }, "Choose its cluster"),
@@ -239,7 +259,7 @@ class App {
 
   chooseCluster(cluster) {
     const rows = [];
-    for (let row = 0; row < this.cluster.length; row++) if (this.cluster[row] === cluster) rows.push(row);
+    for (let row = 0; row < this.cluster.length; row++) if (this.cluster[row] === cluster && this.remains(row)) rows.push(row);
     this.choose(rows);
   }
 
@@ -321,6 +341,7 @@ class App {
             this.changed = true;
             find("said").replaceChildren(h("p.note.plain", "The run has changed. ", h("button", { onclick: () => location.reload() }, "Show it as it is now")));
           }
+          if (state.labels !== this.stars.stamp) await this.stars.refresh(state.labels);
           await this.all.find((one) => one.id === "label")?.state(state);
           this.lost = false;
         } catch (error) {

@@ -35,6 +35,7 @@ export class Live {
   items(items) { return this.arrow("/api/items", { json: { items } }); }
   near(like, unlike, k) { return this.arrow("/api/near", { json: { like, unlike, k } }); }
   text(text, k) { return this.arrow("/api/ask/text", { json: { text, k } }); }
+  find(text) { return this.arrow("/api/find", { json: { text } }); }
   file(file, k) {
     const ending = encodeURIComponent(file.name?.split(".").pop() ?? file.type.split("/").pop() ?? "");
     return this.arrow(`/api/ask/file?ending=${ending}&k=${k}`, { body: file });
@@ -50,6 +51,7 @@ export class Live {
   labels() { return this.json("/api/labels"); }
   given(name) { return this.arrow(`/api/given?name=${encodeURIComponent(name)}`); }
   label(given) { return this.json("/api/label", given); }
+  star(items, on) { return this.json("/api/star", { items, on }); }
   undo() { return this.json("/api/undo", {}); }
   redo() { return this.json("/api/redo", {}); }
   teach(name) { return this.json("/api/teach", { name }); }
@@ -70,8 +72,10 @@ export class Still {
   async run() { return this.held.run; }
   async points() { return readArrow(bytesOf(this.held.points)); }
   async column(name) { return readArrow(bytesOf(this.held.columns[name])); }
+  async given() { return readArrow(bytesOf(this.held.stars)); }
+  everything() { return this.all ??= readArrow(bytesOf(this.held.items)); }
   async items(items) {
-    this.all ??= readArrow(bytesOf(this.held.items));
+    this.everything();
     this.row ??= new Map([...this.all.columns.item].map((item, row) => [item, row]));
     const rows = items.map((item) => this.row.get(item)).filter((row) => row !== undefined);
     const columns = Object.fromEntries(Object.entries(this.all.columns).map(([name, values]) => [name, rows.map((row) => values[row])]));
@@ -93,6 +97,12 @@ export class Still {
     const asked = new Set([...like, ...unlike]);
     const best = Array.from({ length: n }, (_, row) => row).filter((row) => !asked.has(items[row])).sort((a, b) => scores[b] - scores[a]).slice(0, k);
     return { columns: { item: Int32Array.from(best, (row) => items[row]), score: Float32Array.from(best, (row) => scores[row]) }, length: best.length };
+  }
+  async find(text) {
+    const { item, uri, text: said } = this.everything().columns, wanted = text.toLowerCase(), has = (one) => one.toLowerCase().includes(wanted);
+    const named = [], others = [];
+    for (let row = 0; row < item.length; row++) if (has(uri[row]) || String(item[row]) === wanted) named.push(item[row]); else if (has(said[row])) others.push(item[row]);
+    return { columns: { item: Int32Array.from([...named, ...others].slice(0, 200)) }, about: { n: named.length + others.length } };
   }
   async warm() {}
   async original() { return null; }

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -237,6 +238,18 @@ def write_text(path: Path, text: str) -> None:
         sync(path.parent)
 
 
+def expect_ours(path: Path, words: str) -> None:
+    """Refuse to write over a file without these words, by which a page of tacit's own says that tacit wrote it.
+
+    Raises:
+        RunError: it is somebody else's.
+    """
+    if path.exists() and (path.is_dir() or words not in path.read_text(encoding="utf-8", errors="replace")):
+        raise RunError(
+            f"out={str(path)!r} exists, and was not written by this command; give another, nothing is overwritten"
+        )
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(content, indent=1) + "\n")
 
@@ -287,10 +300,9 @@ def plain_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
         raise RunError(f"out={str(path)!r}: cannot be written: {reason}") from error
-    except Exception as error:
-        if "No space left" in str(error):  # safetensors' own error type
-            raise RunError(f"out={str(path)!r}: cannot be written: the disk is full") from error
-        raise
+    except SafetensorError as error:  # which stands for an OSError here
+        reason = "the disk is full" if "No space left" in str(error) else str(error)
+        raise RunError(f"out={str(path)!r}: cannot be written: {reason}") from error
 
 
 def _steps(run: str | Path) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import statistics
 import time
@@ -142,10 +143,12 @@ def compare(
         DataError: fewer than 20 items.
         RunError: `out` holds a comparison with other settings.
     """
-    expect("seeds", seeds, seeds >= 1, "a whole number, at least 1")
-    expect("n", n, n >= 16, "a number of items, at least 16")
-    given = sum(value is not None for value in (minutes, max_steps))
-    expect("minutes", minutes, given < 2, "minutes or max_steps, not both")
+    expect("seeds", seeds, _is_whole(seeds, 1), "a whole number, at least 1")
+    expect("n", n, _is_whole(n, 16), "a whole number of items, at least 16")
+    expect("max_steps", max_steps, max_steps is None or _is_whole(max_steps, 1), "a whole number, at least 1")
+    is_number = isinstance(minutes, int | float) and not isinstance(minutes, bool)
+    expect("minutes", minutes, minutes is None or (is_number and 0 < minutes < math.inf), "a number above 0")
+    expect("minutes", minutes, minutes is None or max_steps is None, "minutes or max_steps, not both")
     out = Path(out)
     first = LearnSettings(**settings, data=data, out=str(out / "plan"), max_steps=1, method="pca")
     say: Callable[[str], None] = print if first.verbose else (lambda text: None)
@@ -183,6 +186,10 @@ def compare(
     finally:
         folder.close()
     return answer
+
+
+def _is_whole(value: Any, least: int) -> bool:
+    return type(value) is int and value >= least
 
 
 def _methods(methods: Sequence[str] | str, source: Source) -> list[str]:

@@ -249,14 +249,17 @@ def choices(every: Iterable[System] | None = None) -> dict[str, list[str]]:
 
 def systems(evidence: Sequence[Path] | None = None) -> list[System]:
     """Every system, one an id, in the order of the catalogue."""
-    verdicts = _verdicts(evidence)
+    known = _known(evidence)
+    verdicts: dict[str, list[ClaimVerdict]] = {}
+    for system, id, says, verdict in known["claims"]:
+        verdicts.setdefault(system, []).append(ClaimVerdict(id, says, verdict))
     groups: dict[str, list[Entry]] = {}
     for entry in catalogue.systems():
         groups.setdefault(entry.id, []).append(entry)
-    return [_system(entries, verdicts.get(id, ())) for id, entries in groups.items()]
+    return [_system(entries, verdicts.get(id, ()), known["needs"][id]) for id, entries in groups.items()]
 
 
-def _system(entries: Sequence[Entry], claims: Sequence[ClaimVerdict]) -> System:
+def _system(entries: Sequence[Entry], claims: Sequence[ClaimVerdict], needs: Sequence[str]) -> System:
     first = entries[0]
     paper = paper_of(first)
     link, verified = bibliography.link_of(paper)
@@ -269,10 +272,10 @@ def _system(entries: Sequence[Entry], claims: Sequence[ClaimVerdict]) -> System:
         modality=first.modality,
         level=first.level,
         summary=first.summary,
-        needs=needs_of(first),
+        needs=tuple(needs),
         verdict=sum_up([claim.verdict for claim in claims], first.level),
         claims=tuple(claims),
-        command=_command(first),
+        command=_command(first, needs),
         title=paper.title,
         cited=paper.cited,
         year=paper.year,
@@ -310,13 +313,13 @@ def sum_up(verdicts: Sequence[str], level: str = "method") -> str:
     return next(word for word in ("unclear", "stale", "not run") if word in verdicts)
 
 
-def _command(entry: Entry) -> str:
+def _command(entry: Entry, needs: Sequence[str]) -> str:
     """What to type, or to write where no command does it."""
     if entry.id in COMMANDS:
         return COMMANDS[entry.id]
     if entry.id in LABELS:
         return "tacit label RUN labels.csv"
-    if entry.kind == "learner" and not UNLEARNABLE & set(needs_of(entry)):
+    if entry.kind == "learner" and not UNLEARNABLE & set(needs):
         return f"tacit learn DATA --method {entry.id}"
     home = "losses" if entry.kind == "loss" else entry.area
     return f"from tacit.{home} import {entry.name}"
@@ -414,27 +417,34 @@ def _classes(source: Path) -> dict[str, ast.ClassDef | ast.FunctionDef]:
     return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
 
 
-# Verdicts -------------------------------------------------------------------------------------------------------------
+# Verdicts and needs, which are kept -----------------------------------------------------------------------------------
 
 
-def _verdicts(evidence: Sequence[Path] | None) -> dict[str, list[ClaimVerdict]]:
-    """System -> its claims with the verdicts that `tacit claims show` gives.
+def _known(evidence: Sequence[Path] | None) -> dict[str, Any]:
+    """`claims`: all of them, with the verdicts that `tacit claims show` gives; and what each system `needs`.
 
-    Whether a record still speaks for the code takes seconds to find out, so the answer is kept in the user's cache
-    until a file of tacit or of the evidence changes.
+    Whether a record still speaks for the code takes seconds to find out, and what a system needs another, so the answer
+    is kept in the user's cache until a file of tacit or of the evidence changes.
     """
-    from tacit.claims._evidence import EVIDENCE, published
-
-    folders = [published(), EVIDENCE] if evidence is None else list(evidence)
+    folders = _folders(evidence)
     key, place = _stamp(folders), _kept_at()
     known = _kept(place)
     if known.get("key") != key:
-        known = {"key": key, "claims": _look_up(folders)}
+        needs = {id: needs_of(entry) for id, entry in catalogue.by_id().items()}
+        known = {"key": key, "claims": _look_up(folders), "needs": needs}
         _keep(place, known)
-    made: dict[str, list[ClaimVerdict]] = {}
-    for system, id, says, verdict in known["claims"]:
-        made.setdefault(system, []).append(ClaimVerdict(id, says, verdict))
-    return made
+    return known
+
+
+def is_known(evidence: Sequence[Path] | None = None) -> bool:
+    """Whether the answer is kept, so that `systems` takes no seconds."""
+    return _kept(_kept_at()).get("key") == _stamp(_folders(evidence))
+
+
+def _folders(evidence: Sequence[Path] | None) -> list[Path]:
+    from tacit.claims._evidence import EVIDENCE, published
+
+    return [published(), EVIDENCE] if evidence is None else list(evidence)
 
 
 def _look_up(folders: Sequence[Path]) -> list[list[str]]:
@@ -461,7 +471,7 @@ def _stamp(folders: Sequence[Path]) -> str:
 def _kept_at() -> Path:
     from tacit.data._cache import cache_folder
 
-    return cache_folder() / "claims" / "verdicts-1.json"
+    return cache_folder() / "claims" / "verdicts-2.json"
 
 
 def _kept(place: Path) -> dict[str, Any]:

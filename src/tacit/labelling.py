@@ -23,7 +23,8 @@ from tacit.answers import (
     write_tables,
 )
 from tacit.data import Ledger, _tables
-from tacit.errors import ArgumentError, DataError, unknown
+from tacit.data._ledger import OWN
+from tacit.errors import ArgumentError, DataError, expect, unknown
 from tacit.evaluate import Estimate
 from tacit.probing import Choice, Space, choose
 
@@ -149,6 +150,8 @@ def read_labels(path: str | Path, column: str | None = None) -> tuple[str, str, 
         kinds = ", ".join(kind[1:] for kind in _tables.READERS)
         raise DataError(f"labels={str(path)!r}: expected a table ({kinds}) with columns such as path,label")
     table = _tables.READERS[path.suffix.lower()](path)
+    if table.skipped:
+        raise DataError(f"labels={str(path)!r}: {': '.join(table.skipped[0])}; mend or take out that line")
     which = _item_column(table.names, path, column)
     name = _label_column([n for n in table.names if n != which], path, column)
     classes = table.classes.get(name)
@@ -249,8 +252,12 @@ def _pairs(labels: str | Path | Mapping[Any, Any], column: str | None) -> tuple[
     """The name of the column of items, the label's name, and items with their labels."""
     if isinstance(labels, Mapping):
         said = [(item, _tables.as_label(value)) for item, value in labels.items()]
-        return "", column or "label", [(item, value) for item, value in said if value]
-    which, name, pairs = read_labels(labels, column)
+        which, name, pairs = "", column or "label", [(item, value) for item, value in said if value]
+    else:
+        which, name, pairs = read_labels(labels, column)
+    expect(
+        "column", name, not name.startswith(OWN), f"another name; those with {OWN} before them are of stars and notes"
+    )
     if which.lower() in NUMBERS and all(_whole(item) for item, _ in pairs):
         pairs = [(int(float(item)), value) for item, value in pairs]
     return which, name, pairs

@@ -19,7 +19,7 @@ from tacit.checkpoints import RunFolder, plain_errors, read_config, read_model, 
 from tacit.data import Source, write_skipped
 from tacit.data import open as open_data
 from tacit.learner import encoder_of
-from tacit.planning import Finished, Plan, comparable, plan
+from tacit.planning import Finished, Plan, comparable, expect_same_items, is_finished, plan, where_of
 from tacit.querying import Joint
 from tacit.runs import Run, load, load_encoder
 from tacit.settings import LearnSettings, learn_signature
@@ -67,7 +67,10 @@ def carry_out(made: Plan | Finished, *, progress: bool = True, callbacks: tuple[
     Raises:
         as `learn`.
     """
+    say = print if progress else (lambda text: None)
     if isinstance(made, Finished):
+        with plain_errors(made.folder):
+            _pages(made.folder, say, anew=False)
         return load(made.folder)
     settings, source = made.settings, made.source
     started = time.monotonic()
@@ -90,7 +93,6 @@ def carry_out(made: Plan | Finished, *, progress: bool = True, callbacks: tuple[
     )
     if not _first_process():
         raise SystemExit(0)  # the others have no more to do: the first one surveys and writes
-    say = print if progress else (lambda text: None)
     facts = _facts(made, time.monotonic() - started)
     finish(
         made.folder,
@@ -118,6 +120,8 @@ def embed_run(
 ) -> Run:
     """A run without training: the vectors that an encoder which exists gives the data, with map, clusters and report.
 
+    A run that is there already, of the same encoder and the same items, is returned as it is, with all that was added.
+
     Args:
         model: a run folder, `hf:NAME` or `timm:NAME`.
         data: whatever `tacit.data.open` takes.
@@ -144,11 +148,15 @@ def embed_run(
     }
     made = {
         "at": _now(),
-        "data": _where(data),
+        "data": where_of(data),
         "description": dict(source.description),
         "lines": source.describe(),
     }
+    if Path(out, "config.json").exists() and not overwrite:
+        expect_same_items(Path(out), read_config(out), data, source)
     with contextlib.closing(RunFolder(out, config | {"made": made}, overwrite=overwrite)) as folder:
+        if is_finished(folder.path):
+            say(f"{out} is finished: nothing to do. To have its map and clusters anew, give another out, or overwrite.")
         if read_model(folder.path) is None:
             state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
             if Joint.described(described):  # its texts' side too, to be searched and labelled by words
@@ -174,9 +182,14 @@ def finish(
     seed: int,
     say: Say,
 ) -> None:
-    """All that a run holds beside its model: items, labels, summary, page and card. Done again, it gives the same."""
-    from tacit.report import write_card, write_report
+    """All that a run holds beside its model: items, labels, summary, page and card.
 
+    Done again, it ends what a kill left to do; the items that a finished run has, added ones among them, it leaves.
+    """
+    if is_finished(folder):
+        with plain_errors(folder):
+            _pages(folder, say, anew=False)
+        return
     with plain_errors(folder):
         write_skipped(folder / "skipped.csv", source.skipped)
         write_json(folder / "environment.json", environment())
@@ -192,8 +205,17 @@ def finish(
             "versions": environment()["packages"],
         }
         write_json(folder / "summary.json", summary)
+        _pages(folder, say, anew=True)
+
+
+def _pages(folder: Path, say: Say, *, anew: bool) -> None:
+    """The report and the card, all `anew` or those that are missing."""
+    from tacit.report import write_card, write_report
+
+    if anew or not (folder / "report.html").exists():
         say("writing the report")
         write_report(folder)
+    if anew or not (folder / "README.md").exists():
         write_card(folder)
 
 
@@ -208,7 +230,7 @@ def _config(made: Plan) -> dict[str, Any]:
         "steps": made.steps,
         "made": {
             "at": _now(),
-            "data": _where(made.settings.data),
+            "data": where_of(made.settings.data),
             "description": dict(made.source.description),
             "lines": made.source.describe(),
             "changes": [vars(change) for change in made.recipe.changes],
@@ -272,12 +294,6 @@ def environment() -> dict[str, Any]:
         with contextlib.suppress(PackageNotFoundError):
             packages[name] = version(name)
     return {"python": platform.python_version(), "platform": platform.platform(), "packages": packages}
-
-
-def _where(data: Any) -> str:
-    if isinstance(data, str | Path):
-        return str(data) if str(data).split(":")[0] == "demo" else str(Path(data).absolute())
-    return type(data).__name__
 
 
 def _now() -> str:

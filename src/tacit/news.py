@@ -19,6 +19,7 @@ import numpy as np
 from tacit.answers import counted
 from tacit.checkpoints import plain_errors, write_json, write_text
 from tacit.data import Ledger
+from tacit.data._ledger import OWN
 from tacit.errors import ArgumentError, RunError, expect, nearest
 from tacit.querying import vector_of
 from tacit.report._pictures import data_uri
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
     from tacit.runs import Run
 
 QUERIES, PAGE, FEED = "queries.json", "news.html", "news.xml"
-STAR, NOTE = "star", "note"
-"""Names of labels in the run's ledger."""
+STAR, NOTE = f"{OWN}star", f"{OWN}note"
+"""Names of marks in the run's ledger: no classes, and no label of the user's is called so."""
 NEAR = 0.1
 """Share of a run's items that counts as near a query."""
 SHOWN = 20
@@ -174,7 +175,7 @@ def _cosines(run: Run, vector: np.ndarray) -> np.ndarray:
 
 
 def star(run: Run, items: int | Sequence[int]) -> None:
-    """Star items: a label of the user's in the run's ledger, so that copies of an item share it."""
+    """Star items: a mark in the run's ledger, so that copies of an item share it."""
     _put(run, STAR, items, "yes")
 
 
@@ -197,7 +198,7 @@ def _marks(run: Run, name: str) -> dict[str, str]:
     if not place.exists():
         return {}
     ledger = Ledger(place)
-    if name not in ledger.names(source="user"):
+    if name not in ledger.names(source="user", marks=True):
         return {}
     ledger.split(name)
     purpose = "what is new and trending (tacit report --since)"

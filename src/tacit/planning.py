@@ -42,21 +42,28 @@ OVERHEAD = 1.08
 CPU_SIZE = 32
 """Side in pixels at which networks are trained on a CPU, where nobody says another: larger ones see too few images."""
 
+OF_STEPS = ("epochs", "max_steps", "batch_size", "lr", "optimizer", "weight_decay")
+"""Settings that a method in closed form has no use for."""
+
 LOCAL = ("data", "out", "overwrite", "verbose", "checkpoint_every", "threads", "num_workers")
 """Settings that do not change what a run is."""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that is there already, made with the same settings."""
+    """A run that is there already, made with the same settings of the same items."""
 
     settings: LearnSettings
     folder: Path
+    learned_from: str
+    """Where these items lay when the run learned from them."""
     state: str = "finished"
 
     def lines(self) -> list[str]:
         """In words."""
-        return [f"{self.folder} is finished: nothing to do. To learn anew, give another out, or overwrite."]
+        there = self.learned_from in ("", where_of(self.settings.data))
+        elsewhere = "" if there else f" It learned from the same items, which lay in {self.learned_from}."
+        return [f"{self.folder} is finished: nothing to do.{elsewhere} To learn anew, give another out, or overwrite."]
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -136,6 +143,9 @@ class Plan:
         lines.append(f"method: {entry.id}, {self.why}. {entry.summary}")
         lines.append(f"model: {_network(self.recipe.encoder)}")
         lines.append(self._length())
+        unused = [name for name in OF_STEPS if getattr(self.settings, name) is not None and not self.steps]
+        if unused:
+            lines.append(f"without effect, since a closed form takes no steps: {', '.join(unused)}")
         if self.steps and self.machine.device == "cpu":
             network = (self.recipe.encoder or {}).get("name", "")
             change = f"{larger(network)} in place of {network}, and " if network and larger(network) != network else ""
@@ -190,9 +200,11 @@ def plan(settings: LearnSettings, source: Source | None = None) -> Plan | Finish
     saved = read_config(folder) if (folder / "config.json").exists() and not settings.overwrite else None
     if saved is not None:
         _expect_same(folder, saved, settings)
-        if all((folder / name).exists() for name in ("model.safetensors", "summary.json", "report.html")):
-            return Finished(settings, folder)
-    source = _open(settings, machine) if source is None else source
+    source = open_for(settings, machine, saved) if source is None else source
+    if saved is not None:
+        expect_same_items(folder, saved, settings.data, source)
+        if is_finished(folder):
+            return Finished(settings, folder, saved.get("made", {}).get("data", ""))
     description = source.description
     if description["n"] < 2:
         where = str(settings.data)
@@ -238,8 +250,59 @@ def comparable(settings: LearnSettings) -> dict[str, Any]:
     return {name: value for name, value in settings.as_dict().items() if name not in LOCAL}
 
 
-def _open(settings: LearnSettings, machine: Machine) -> Source:
-    usual = CPU_SIZE if _trains_on_cpu(settings, machine) else None
+def is_finished(folder: Path) -> bool:
+    """Whether a run is trained and surveyed, so that making its items anew would drop those that came since.
+
+    The survey ends with summary.json; the page and the card, which are made from it, may be missing.
+    """
+    return all((folder / name).exists() for name in ("model.safetensors", "items.lance", "summary.json"))
+
+
+def expect_same_items(folder: Path, saved: Mapping[str, Any], data: Any, source: Source) -> None:
+    """That the data is what a run learned from: the same contents in the same order, wherever they lie.
+
+    Raises:
+        RunError: it is other data, or has changed since.
+    """
+    known = saved.get("data", {}).get("fingerprint")
+    if known in (None, source.dataset.fingerprint):
+        return
+    then, now = saved.get("made", {}).get("data") or "other data", where_of(data)
+    description = saved.get("made", {}).get("description", {})
+    n, size = description.get("n"), description.get("image_size")
+    place = f"{then}, not of {now}"
+    if then == now and size != source.image_size:
+        place = f"{now} at {size} pixels, not at {source.image_size}"
+    elif then == now:
+        place = f"{now}, which has changed since" if then.startswith(("/", "demo")) else f"another {now}"
+    raise RunError(
+        f"out={str(folder)!r} holds a run of {'items' if n is None else f'{n:,} items'} of {place} ({len(source):,} "
+        "items); give another out to learn from these, `tacit add` to take those that are new into the run, or "
+        "overwrite to set it aside and start anew"
+    )
+
+
+def where_of(data: Any) -> str:
+    """Where data lies, absolute; of data in memory its type."""
+    if isinstance(data, str | Path):
+        return str(data) if str(data).split(":")[0] == "demo" else str(Path(data).absolute())
+    return type(data).__name__
+
+
+def open_for(
+    settings: LearnSettings,
+    machine: Machine,
+    saved: Mapping[str, Any] | None = None,
+    *,
+    like: Mapping[str, Any] | None = None,
+) -> Source:
+    """The data, read as these settings ask for, at the size that a run of the config `saved` has, on any machine.
+
+    Args:
+        like: as `tacit.data.open`'s.
+    """
+    read = (saved or {}).get("made", {}).get("description", {})
+    usual = read.get("image_size") or (CPU_SIZE if _trains_on_cpu(settings, machine) else None)
     return open_data(
         settings.data,
         modality=settings.modality or ("video" if _learns_from_clips(settings.method) else None),
@@ -247,6 +310,7 @@ def _open(settings: LearnSettings, machine: Machine) -> Source:
         labels=settings.labels,
         on_error=settings.on_error,
         num_workers=settings.num_workers,
+        like=like,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from tacit import catalogue
 from tacit.bibliography import reading_lists
 from tacit.catalogue import Entry
+from tacit.checkpoints import expect_ours
 from tacit.claims._drawings import caption_of, picture_path
 from tacit.claims._evidence import Standing, published, standings
 from tacit.claims._found import Found, read_claims, read_drawings
@@ -27,17 +28,20 @@ def write_pages(folder: Path = PAGES, *, evidence: Sequence[Path] | None = None)
     Args:
         folder: for the pages; their pictures lie in `folder/pictures`, made by `tacit claims draw`.
         evidence: folders of records; those published with tacit if None.
+
+    Raises:
+        RunError: a page of that name is somebody else's; then none is written.
     """
+    made = {folder / f"{id}.md": page for id, page in pages(folder, evidence=evidence)}
+    for path in made:  # all of them, before the first is written
+        expect_ours(path, WRITTEN)
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for id, page in pages(folder, evidence=evidence):
-        path = folder / f"{id}.md"
+    for path, page in made.items():
         path.write_text(page, encoding="utf-8")
-        written.append(path)
-    for path in set(folder.glob("*.md")) - set(written):
+    for path in set(folder.glob("*.md")) - set(made):
         if WRITTEN in path.read_text(encoding="utf-8"):
             path.unlink()
-    return written
+    return list(made)
 
 
 def pages(folder: Path = PAGES, *, evidence: Sequence[Path] | None = None) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,9 @@ from tacit.catalogue import Entry
 from tacit.finding import System, paper_of, systems
 from tacit.news import FORMULA
 
-HEAD = """# Papers: the four reading lists behind tacit
+WRITTEN = "This page is written by `tacit systems --page docs/papers.md`"
+"""By which the page is known."""
+HEAD = f"""# Papers: the four reading lists behind tacit
 
 Somebody put these papers in this order; tacit builds them, a system each, and tests what they claim. Each list stands
 here whole. *Built* is beside a link to the system's page, with its claims and pictures; what is not built yet says so.
@@ -24,7 +26,7 @@ evidence](evidence.md) has each with its numbers.
 up and found to be the paper's; *(search)* marks a search for the title, where that was not done. Titles, authors, years
 and links are facts; no abstract is repeated here.
 
-This page is written by `tacit systems --page docs/papers.md`.
+{WRITTEN}.
 """
 
 OWN = f"""## Your own papers
@@ -44,7 +46,7 @@ What is new and trending is put in order by one formula, for papers, photos and 
 > {FORMULA}
 
 Dates are read from a column `date`, `published` or `created`, discussion from `comments` and `upvotes`; stars and notes
-are labels in the run's `labels.sqlite` (`run.star(12)`, `run.note(12, "read this")`, or the explorer).
+are kept in the run's `labels.sqlite` (`run.star(12)`, `run.note(12, "read this")`, or the explorer).
 """
 
 FOUND = """## Does a search find the lists?

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tacit.building import rebuild
-from tacit.checkpoints import read_config, save_tensors
+from tacit.checkpoints import plain_errors, read_config, save_tensors
 from tacit.embedding import embed, evaluating
 from tacit.errors import ArgumentError, MissingExtra, RunError, expect, unknown
 from tacit.learner import HOLDERS, encoder_of, load_state
@@ -178,8 +178,12 @@ class Run:
             for group in groups
         ]
 
-    def report(self, *, thumbnails: bool = True) -> Path:
-        """Write report.html anew from the run's files, and return its path."""
+    def report(self, *, thumbnails: bool | None = None) -> Path:
+        """Write report.html anew from the run's files, and return its path.
+
+        Args:
+            thumbnails: whether it holds pictures of the items; as last time, if None.
+        """
         from tacit.report import write_report
 
         return write_report(self.folder, thumbnails=thumbnails)
@@ -298,22 +302,24 @@ class Run:
         Raises:
             ArgumentError: `onnx` of an encoder that reads no images.
             MissingExtra: onnx is not installed.
-            RunError: the file exists already.
+            RunError: the file exists already, or cannot be written.
         """
         if to not in EXPORTS:
             raise unknown("to", to, EXPORTS)
         reads = getattr(self.encoder, "modality", "image")
         remedy = f"an encoder of {reads} data prepares it by what it has fitted, which ONNX does not hold"
         expect("to", to, to != "onnx" or reads == "image", "safetensors or folder", remedy)
-        if to == "folder":
-            return write_folder(self.encoder, Path(path or self.folder / "encoder"), self._facts())
-        place = Path(path) if path is not None else self.folder / f"encoder.{to}"
-        if place.exists() and path is not None:
-            raise RunError(f"path={str(place)!r} exists; give another, nothing is overwritten")
-        if to == "safetensors":
-            save_tensors(place, self.encoder.state_dict())
-        else:
-            _export_onnx(self.encoder, place)
+        place = Path(path or self.folder / ("encoder" if to == "folder" else f"encoder.{to}"))
+        with plain_errors(place):
+            if to == "folder":
+                return write_folder(self.encoder, place, self._facts())
+            if place.exists() and path is not None:
+                raise RunError(f"path={str(place)!r} exists; give another, nothing is overwritten")
+            place.parent.mkdir(parents=True, exist_ok=True)
+            if to == "safetensors":
+                save_tensors(place, self.encoder.state_dict())
+            else:
+                _export_onnx(self.encoder, place)
         return place
 
     def push_to_hub(self, name: str, **options: Any) -> Any:
@@ -417,8 +423,11 @@ def load_encoder(
 
 def _is_exported(folder: Path) -> bool:
     """Whether it is what `export(to="folder")` wrote, and no run."""
-    place = folder / "config.json"
-    return place.is_file() and json.loads(place.read_text(encoding="utf-8")).get("library") == "tacit"
+    try:
+        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # whoever takes it for a run says what is wrong with it
+    return isinstance(said, dict) and said.get("library") == "tacit"
 
 
 def _exported(source: str) -> nn.Module:

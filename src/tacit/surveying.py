@@ -14,6 +14,7 @@ from torch import nn
 
 from tacit.data import Dataset, Ledger, Source
 from tacit.embedding import embed, readable
+from tacit.errors import RunError
 from tacit.evaluate import effective_rank, knn_accuracy, linear_probe, neighbours, view_retrieval
 from tacit.learner import encoder_of
 from tacit.report import Clusters, find_clusters, name_by_words, near_duplicates, neighbour_map, typicality
@@ -22,6 +23,8 @@ from tacit.training import fit, mix
 
 Say = Callable[[str], None]
 
+ADDED = "added.jsonl"
+"""What was added to a run since its survey, and from where."""
 SHOWN = 24
 """Items of a cluster's contact sheet."""
 SCORED, FEWEST_SCORED = 4000, 2000
@@ -45,7 +48,15 @@ def survey(
         untrained: the same with its initial weights, or None.
         seed: of everything that is drawn.
         say: told what is being done.
+
+    Raises:
+        RunError: items were added to the run since an earlier survey, and would be lost.
     """
+    if (folder / ADDED).exists():
+        raise RunError(
+            f"out={str(folder)!r}: `tacit add` brought items into this run, which a new survey would drop, and its "
+            "summary.json or items.lance is gone: put it back, give another out, or overwrite to set the run aside"
+        )
     n = len(source.dataset)
     say(f"embedding {n:,} items")
     vectors = embed(encoder, readable(encoder, source))

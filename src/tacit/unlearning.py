@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tacit.adding import _below, _opened, _place, add
 from tacit.answers import Rows, counted, listed
 from tacit.building import closed_form, learner_class
 from tacit.checkpoints import RunFolder, plain_errors, read_model, save_tensors, write_json
 from tacit.data import Dataset, Ledger, Source
 from tacit.data import open as open_data
+from tacit.data._listing import NAMED
+from tacit.data._open import fingerprint_of
 from tacit.embedding import embed, pick_device, readable
 from tacit.errors import ArgumentError, DataError, RunError, expect, unknown
 from tacit.evaluate import knn_accuracy, membership_auroc, neighbour_stability
@@ -25,11 +29,13 @@ from tacit.labelling import Finder, match, read_labels
 from tacit.learner import encoder_of
 from tacit.learning import finish
 from tacit.nn import Classifier, ItemEncoder
-from tacit.planning import Plan, plan
+from tacit.planning import Plan, open_for, plan
 from tacit.querying import Joint
+from tacit.recipes import Machine
 from tacit.report import write_audit
 from tacit.runs import Run, load, load_encoder
 from tacit.settings import LearnSettings
+from tacit.store import Items
 from tacit.training import fit, held_out_count, mix
 from tacit.unlearn import label_agnostic_forgetting
 
@@ -53,7 +59,9 @@ class Unlearned:
     run: Run
     audit: Path
     forgotten: int
+    """Items of the old run that were named, and their copies."""
     kept: int
+    """Items of the new run."""
     lines: list[str]
     figures: dict[str, Any]
     """What audit.json holds."""
@@ -79,7 +87,8 @@ def unlearn(
     The new run's store, map, clusters and report are made anew from the items that are kept, so that no file of it
     holds a row, thumbnail or vector of the others. The old run is left as it is. audit.html says how near the encoder
     comes to one that was trained without the items, which is trained for the purpose and thrown away. Copies of an item
-    (equal content) go with it.
+    (equal content) go with it. Items that came by `tacit add`, which the encoder did not learn from, are taken over
+    where their data still lies, and left out where they are named.
 
     Args:
         run: a run of `tacit learn`; not of pairs.
@@ -99,7 +108,8 @@ def unlearn(
         say: told what is being done.
 
     Raises:
-        ArgumentError: an unknown method, all items or none, an encoder without parameters (`retrain` does it).
+        ArgumentError: an unknown method, all items or none, none that was learned from, an encoder without parameters
+            (`retrain` does it).
         DataError: a name that the run does not know; the data or a table cannot be read.
         RunError: a run that was not trained here, or of pairs; data that has changed; `out` is in use.
     """
@@ -108,17 +118,27 @@ def unlearn(
         raise unknown("method", method, METHODS)
     _expect_trained(run)
     rows = Rows(run.folder)
-    gone, asked = _forgotten(rows, items)
-    kept_count = int((~gone).sum())
-    expect("items", f"all {len(gone):,}" if not kept_count else "", kept_count >= 2, "at least 2 items that are kept")
-    out = Path(out) if out is not None else run.folder.with_name(f"{run.folder.name}-unlearned")
-    work = _Work(run, gone, data, seed, say)
-    given = None if repair is None else _repair_labels(rows, gone, repair, column, say)
+    named, asked = _named(rows, items)
+    place = run.folder.resolve()
+    out = Path(out) if out is not None else place.with_name(f"{place.name}-unlearned")
+    work = _Work(run, rows, named, data, seed, say)
+    learned = int(work.gone.sum())
+    if not learned:
+        came = listed([uri for key, uri in zip(rows.keys, rows.uris, strict=True) if key in named])
+        raise ArgumentError(
+            f"items={came}: expected at least one that the encoder learned from, and these came by `tacit add`, so "
+            "nothing of them is in it; to take them out of the run delete their files and add the data again"
+        )
+    kept = len(work.kept)
+    value = f"all {len(work.gone):,} learned from" if not kept else f"all but {kept} of those learned from"
+    expect("items", value, kept >= 2, "at least 2 items that are kept")
+    given = None if repair is None else _repair_labels(rows, named, repair, column, say)
     if method == "laf":
         work.expect_parameters()
     config = {
         "build": run.config["build"],
-        "settings": {"unlearn": str(run.folder), "method": method, "seed": seed, "repaired": given is not None},
+        "settings": {"unlearn": str(place), "method": method, "seed": seed, "repaired": given is not None}
+        | work.not_taken_over(),
         "data": {"fingerprint": work.kept.dataset.fingerprint},
         "made": {**run.config.get("made", {}), "description": dict(work.kept.description)}
         | {"lines": work.kept.describe()},
@@ -132,18 +152,20 @@ def unlearn(
                 save_tensors(folder.path / "model.safetensors", state)
     encoder = load_encoder(out)
     finish(out, work.kept, encoder, _facts(run, method), untrained=None, seed=seed, say=say)
+    taken = work.take_over(out)
     if given is not None:
         Ledger(out / "labels.sqlite").put(given.name, given.values, source="user")
     say("auditing")
     figures = work.audit(out, encoder, oracle, unseen, set(given.values) if given else set())
     figures |= {"method": method, "asked": asked, "title": str(run.summary.get("title", run.folder.name))}
     figures["verdict"] = verdict(figures)
-    figures["limits"] = _limits(work, method, given is not None)
+    figures["limits"] = [*taken, *_limits(work, method, given is not None)]
     with plain_errors(out):
         write_json(out / "audit.json", figures)
         page = write_audit(out)
     lines = [*figures["verdict"], *figures["limits"]]
-    return Unlearned(load(out), page, int(gone.sum()), kept_count, lines, figures)
+    made = load(out)
+    return Unlearned(made, page, int(np.isin(rows.keys, list(named)).sum()), len(made.items), lines, figures)
 
 
 @dataclass(frozen=True)
@@ -157,17 +179,14 @@ class _Labels:
 class _Work:
     """The run's data in parts, and the encoders that are compared."""
 
-    def __init__(self, run: Run, gone: np.ndarray, data: Any, seed: int, say: Say) -> None:
-        self.run, self.gone, self.seed, self.say = run, gone, seed, say
-        self.settings, self.planned = _planned(run, data)
+    def __init__(self, run: Run, stored: Rows, named: set[str], data: Any, seed: int, say: Say) -> None:
+        self.run, self.stored, self.named, self.seed, self.say = run, stored, named, seed, say
+        self.settings, self.planned, self.opened = _planned(run, stored, data)
         self.source = self.planned.source
-        if self.source.dataset.fingerprint != run.config["data"]["fingerprint"]:
-            raise RunError(
-                f"data={self.source.where!r} is not what run={str(run.folder)!r} learned from: expected the same "
-                "items, those to be forgotten among them; say where it lies now: data=..."
-            )
-        self.held_out = _held_out(run, len(gone))
-        self.kept = _part(self.source, np.flatnonzero(~gone))
+        self.gone = np.isin(self.source.hashes, list(named))
+        """(n,) which of the items learned from go; by content, for rows of the run may be others since `tacit add`."""
+        self.held_out = _held_out(run, len(self.gone))
+        self.kept = _part(self.source, np.flatnonzero(~self.gone))
 
     def rows(self, which: np.ndarray, *, most: int | None = None) -> np.ndarray:
         found = np.flatnonzero(which)
@@ -206,6 +225,66 @@ class _Work:
         y = torch.tensor([classes.index(labels.values[self.source.hashes[i]]) for i in known])
         model = _with_head(encoder, x.select(known), y, len(classes))
         return encoder_of(label_agnostic_forgetting(model, *columns, repair=(x.select(known)["x"], y), **words))
+
+    # what was added ---------------------------------------------------------------------------------------------------
+
+    def take_over(self, out: Path) -> list[str]:
+        """Add to the new run what `tacit add` brought into the old one, but for the items named; say what became of it.
+
+        The encoder did not learn from these items: there is nothing to unlearn, but they are the user's.
+        """
+        learned = {*zip(self.source.hashes, (_place(self._root, uri) for uri in self.source.uris), strict=True)}
+        roots, added, named = Items.open(self.run.folder).column("source"), dict[str, list[int]](), 0
+        for row, (key, root, uri) in enumerate(zip(self.stored.keys, roots, self.stored.uris, strict=True)):
+            if (key, _place(root, uri)) not in learned:
+                named += key in self.named
+                added.setdefault(root, []).extend([] if key in self.named else [row])
+        lines, taken = [], 0
+        for root, rows in added.items():
+            part = self._added(root, rows)
+            if part is not None:
+                taken += len(part)
+                add(out, part, keep_gone=True, say=self.say)
+            if lost := len(rows) - (0 if part is None else len(part)):
+                lines.append(
+                    f"{counted(lost, 'item')} that tacit add brought from {root} could not be read there any more and "
+                    "are not in the new run; tacit add takes them in from where they are."
+                )
+        if named:
+            lines.append(f"{counted(named, 'item')} to be forgotten came by tacit add: nothing was learned from them.")
+        if taken:
+            lines.append(f"{counted(taken, 'item')} that tacit add brought were taken over.")
+        return lines
+
+    def not_taken_over(self) -> dict[str, str]:
+        """A setting of the new run, which the fingerprint of the kept items does not tell; and gives no item away."""
+        named = sorted(self.named - set(self.source.hashes))
+        return {"not_taken_over": hashlib.sha256(" ".join(named).encode()).hexdigest()[:16]} if named else {}
+
+    @property
+    def _root(self) -> str:
+        """Where the data lay when it was learned from, which is where the run's items have it."""
+        return str(self.run.config["made"]["description"].get("where", self.source.where))
+
+    def _added(self, root: str, rows: list[int]) -> Source | None:
+        """These rows of the run as they lie in their root now, under the names that the run has; None without any."""
+        places = [_place(root, self.stored.uris[row]) for row in rows]
+        if root == self._root:
+            opened = replace(self.opened, where=root)  # it may have been moved
+        else:
+            one_by_one = Path(root).is_dir() and self.source.modality in ("image", "audio", "text")
+            try:
+                opened = _opened(self.run, places if one_by_one else root, self.settings.labels, "skip")
+            except DataError:
+                return None
+        at = {
+            (key, _place(opened.where, uri)): i
+            for i, (key, uri) in enumerate(zip(opened.hashes, opened.uris, strict=True))
+        }
+        there = [at.get((self.stored.keys[row], place)) for row, place in zip(rows, places, strict=True)]
+        part = _part(opened, np.array([i for i in there if i is not None], int))
+        names = [_below(_place(opened.where, uri), root) for uri in part.uris]
+        return replace(part, where=root, what=NAMED, uris=names, skipped=[]) if names else None
 
     # the audit --------------------------------------------------------------------------------------------------------
 
@@ -384,8 +463,11 @@ def _limits(work: _Work, method: str, repaired: bool) -> list[str]:
 
 
 def _near_copies(work: _Work) -> int:
-    groups = [np.asarray(group["items"], int) for group in work.run.summary.get("duplicates", [])]
-    return sum(int((~work.gone[group]).sum()) for group in groups if work.gone[group].any())
+    """Kept items learned from, in a group with a forgotten one."""
+    keys, learned = dict(zip(work.stored.items.tolist(), work.stored.keys, strict=True)), set(work.source.hashes)
+    groups = [[keys.get(item) for item in group["items"]] for group in work.run.summary.get("duplicates", [])]
+    near = [key for group in groups if not work.named.isdisjoint(group) for key in group]
+    return sum(key in learned and key not in work.named for key in near)
 
 
 # what the run was -----------------------------------------------------------------------------------------------------
@@ -404,17 +486,22 @@ def _expect_trained(run: Run) -> None:
         )
 
 
-def _planned(run: Run, data: Any) -> tuple[LearnSettings, Plan]:
-    """The plan that the run was made by, on its data as it lies now."""
+def _planned(run: Run, stored: Rows, data: Any) -> tuple[LearnSettings, Plan, Source]:
+    """The plan that the run was made by, on what it learned from; and the data as it lies now, which may hold more."""
     config, build = run.config, run.config["build"]
-    where = config["made"]["data"] if data is None else data
-    said = {"method": build["system"], "image_size": config["made"]["description"].get("image_size")}
+    where, described = config["made"]["data"] if data is None else data, config["made"]["description"]
+    said = {"method": build["system"], "image_size": described.get("image_size")}
     length: dict[str, Any] = {"minutes": None, "epochs": None, "max_steps": config["steps"] or None}
     if closed_form(learner_class(build["system"])):
         length["max_steps"] = 1
     given = {**config["settings"], **said, **length, "data": where, "arguments": {}, "verbose": False}
     settings = LearnSettings(**given, out=str(run.folder / ".no-such-run"))
-    made = plan(settings)
+    machine = Machine.here(settings.devices)
+    opened = learned = open_for(settings, machine)
+    if opened.dataset.fingerprint != config["data"]["fingerprint"]:
+        opened = open_for(settings, machine, like=described)
+        learned = _learned_from(run, stored, opened)
+    made = plan(settings, learned)
     assert isinstance(made, Plan)
     flip = made.flip and not any(change["setting"] == "flip" for change in config["made"].get("changes", []))
     recipe = replace(
@@ -422,7 +509,25 @@ def _planned(run: Run, data: Any) -> tuple[LearnSettings, Plan]:
         encoder=build.get("encoder") and made.recipe.encoder and build["encoder"],
         arguments=build["arguments"],
     )
-    return settings, replace(made, recipe=recipe, flip=flip, steps=config["steps"])
+    return settings, replace(made, recipe=recipe, flip=flip, steps=config["steps"]), opened
+
+
+def _learned_from(run: Run, stored: Rows, opened: Source) -> Source:
+    """Of data that has grown the items that the run learned from, in the order in which it did.
+
+    Numbers of items are never used again: those below the count that the run learned from are these items.
+    """
+    at = {(key, uri): i for i, (key, uri) in enumerate(zip(opened.hashes, opened.uris, strict=True))}
+    first = np.flatnonzero(stored.items < run.config["made"]["description"].get("n", 0))
+    found = [at.get((stored.keys[row], stored.uris[row])) for row in first]
+    part = _part(opened, np.array([i for i in found if i is not None], int))
+    shape = next(part.dataset[name].shape[1:] for name in part.dataset.names if name != "index")
+    if fingerprint_of(part.modality, shape, part.hashes) != run.config["data"]["fingerprint"]:
+        raise RunError(
+            f"data={opened.where!r} does not hold all that run={str(run.folder)!r} learned from: expected the same "
+            "items, those to be forgotten among them; say where it lies now: data=..."
+        )
+    return part
 
 
 def _held_out(run: Run, n: int) -> np.ndarray:
@@ -445,11 +550,11 @@ def _facts(run: Run, method: str) -> dict[str, Any]:
     }
 
 
-def _forgotten(rows: Rows, items: str | Path | Sequence[str | int]) -> tuple[np.ndarray, int]:
-    """(n,) which items go: those named, and whatever has the same content; and how many were named."""
+def _named(rows: Rows, items: str | Path | Sequence[str | int]) -> tuple[set[str], int]:
+    """The keys of the items named, by which whatever has the same content goes too; and how many were named."""
     if isinstance(items, str | Path):
         try:
-            text = Path(items).read_text(encoding="utf-8", errors="surrogateescape")
+            text = Path(items).read_text(encoding="utf-8-sig", errors="surrogateescape")
         except OSError as error:
             raise DataError(
                 f"items={str(items)!r}: expected a text file with an item of the run a line ({error.strerror})"
@@ -470,11 +575,11 @@ def _forgotten(rows: Rows, items: str | Path | Sequence[str | int]) -> tuple[np.
         )
     if not found:
         raise ArgumentError("items: none named; expected at least one item of the run")
-    return np.isin(np.asarray(rows.keys), [rows.keys[row] for row in found]), len(set(found))
+    return {rows.keys[row] for row in found}, len(set(found))
 
 
 def _repair_labels(
-    rows: Rows, gone: np.ndarray, labels: str | Path | Mapping[Any, Any], column: str | None, say: Say
+    rows: Rows, named: set[str], labels: str | Path | Mapping[Any, Any], column: str | None, say: Say
 ) -> _Labels:
     if isinstance(labels, Mapping):
         header, name, pairs = "", column or "label", [(item, str(value)) for item, value in labels.items()]
@@ -483,8 +588,7 @@ def _repair_labels(
     values, lines = match(rows, pairs, labels if not isinstance(labels, Mapping) else "repair", header)
     for line in lines:
         say(line)
-    going = {key for key, out in zip(rows.keys, gone, strict=True) if out}
-    values = {key: value for key, value in values.items() if key not in going}
+    values = {key: value for key, value in values.items() if key not in named}
     if len(set(values.values())) < 2:
         raise DataError("repair: expected labels of kept items, of at least two classes")
     return _Labels(name, values)
@@ -526,6 +630,7 @@ def _part(source: Source, items: np.ndarray) -> Source:
         sizes=None if source.sizes is None else source.sizes[items],
         thumbnails=some(source.thumbnails),
         texts=some(source.texts),
+        facts=some(source.facts),
         counted=f"{len(items):,} {noun}" if source.counted else "",
     )
 

@@ -73,6 +73,8 @@ def plan(settings):
 
 
 def carry_out(plan, *, progress=True):
+    if plan.state == "finished":  # given back as it is
+        return Run(plan.settings.out)
     CALLS.append(("carry_out", progress))
     data = plan.settings.data
     print("a library that talks")

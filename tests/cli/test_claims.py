@@ -133,7 +133,7 @@ def test_fresh_seeds(toys, capsys):
 
 
 @pytest.mark.parametrize(
-    "words", ["run toy/learns --budget smoke", "run --all", "show", "show toy", "table --evidence e"]
+    "words", ["run toy/learns --budget smoke", "run --all", "show", "show toy", "table --evidence e -o page.md"]
 )
 def test_every_command_prints_one_json_object(toys, capsys, words):
     Path("e").mkdir()
@@ -289,11 +289,26 @@ def test_show_marks_what_is_stale_and_keeps_both_verdicts_of_an_edited_claim(toy
 def test_table_writes_the_page(toys, capsys):
     main(["claims", "run", "toy"])
     capsys.readouterr()
-    assert main(["claims", "table"]) == 0
-    assert capsys.readouterr().out == "docs/evidence.md\n"
+    for _ in range(2):  # a page of its own it writes anew
+        assert main(["claims", "table", "--out", "docs/evidence.md"]) == 0
+        assert capsys.readouterr().out == "docs/evidence.md\n"
     page = Path("docs/evidence.md").read_text()
     assert "**holds**" in page
     assert "**fails**" in page
+
+
+def test_table_writes_over_nothing_of_the_users(toys, capsys, monkeypatch):
+    main(["claims", "run", "toy/learns"])
+    Path("docs").mkdir()
+    Path("docs/evidence.md").write_text("MY NOTES")
+    for words, said in {"": "--out", "--out docs/evidence.md": "nothing is overwritten", "-o docs": "exists"}.items():
+        assert main(["claims", "table", *words.split()]) == 2
+        assert said in capsys.readouterr().err
+    assert Path("docs/evidence.md").read_text() == "MY NOTES"
+    monkeypatch.setattr("tacit.claims._hashes.ROOT", toys / "src/tacit")  # as in the checkout
+    Path("docs/evidence.md").unlink()
+    assert main(["claims", "table"]) == 0
+    assert "**holds**" in Path("docs/evidence.md").read_text()
 
 
 def test_tune_prints_trials_as_they_come_and_what_to_write(toys, capsys, monkeypatch):

@@ -16,6 +16,7 @@ import tacit
 from tacit.cli import main
 from tacit.errors import ArgumentError, DataError, RunError
 from tacit.grouping import name_by_words
+from tacit.labelling import read_labels
 from tacit.probing import calibration_error, corrected_accuracy, softened, temperature
 from tacit.store import Items
 
@@ -82,6 +83,16 @@ def read(path):
 
 
 # label ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_label_file_with_semicolons_and_one_with_a_line_that_is_no_row(tmp_path):
+    place = tmp_path / "labels.csv"
+    place.write_text("path;label\nd0/000.png;ant\nd1/001.png;bee\n")
+    assert read_labels(place) == ("path", "label", [("d0/000.png", "ant"), ("d1/001.png", "bee")])
+    lines = tmp_path / "labels.jsonl"
+    lines.write_text('{"path": "d0/000.png", "label": "ant"}\n{"path": "d1/0\n')
+    with pytest.raises(DataError, match=r"labels\.jsonl, line 2: no JSON: .*; mend or take out that line"):
+        read_labels(lines)
 
 
 def test_label_labels_all_items_and_notes_it(run, tmp_path, capsys):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +68,30 @@ def test_points_and_columns_are_the_store_s(page, own_run):
     assert about["kind"] == "number"
     np.testing.assert_array_equal(outlier["value"].to_numpy(), items.column("outlier"))
     assert page.get("/api/column?name=vector").status_code == 422
+
+
+def test_dates_and_numbers_that_items_come_with_are_columns(tmp_path, token):
+    run = tmp_path / "run"
+    metas = [{"date": "1970-01-02", "discussed": k, "caption": f"price {k}k, on 2024-02-29"} for k in range(30)]
+    metas[7] = {"labels": {"date": "a label's"}, "caption": '"added": no fact'}
+    Items.create(run, [{"uri": [str(k) for k in range(30)], "meta": [json.dumps(meta) for meta in metas]}])
+    (run / "summary.json").write_text('{"format": 1}')
+    schema = {"features": ["price", "on"], "categories": {}, "dates": ["on"]}
+    (run / "config.json").write_text(json.dumps({"format": 1, "made": {"description": {"schema": schema}}}))
+    page = Client(run, token)
+    names = [one["name"] for one in page.get("/api/run").json()["columns"]]
+    assert names == ["label:date", "fact:date", "fact:discussed", "value:price", "value:on"]
+    days = {}
+    for name in names[1:]:
+        column, about = page.table(page.get(f"/api/column?name={name}"))
+        days[name] = about["kind"], about["dates"], about["span"], column["value"].to_pylist()[8]
+        assert np.isnan(column["value"].to_pylist()[7])
+    assert days == {
+        "fact:date": ("number", True, [1, 1], 1),
+        "fact:discussed": ("number", False, [0, 29], 8),
+        "value:price": ("number", False, [0, 29_000], 8_000),
+        "value:on": ("number", True, [19_782, 19_782], 19_782),
+    }
 
 
 def test_the_run_in_words(page):
@@ -128,6 +153,26 @@ def test_a_label_is_on_the_disk_when_the_answer_comes(page, own_run):
     assert np.flatnonzero(column["value"].to_numpy() >= 0).tolist() == [0, 3, 119]
     assert about["classes"] == ["round"]
     assert page.get("/api/labels").json()["labels"] == [{"name": "kind", "n": 2, "values": {"round": 2}}]
+
+
+def test_a_star_of_the_page_is_that_of_the_run(page, own_run):
+    from tacit import news
+
+    run = SimpleNamespace(folder=own_run, items=Items.open(own_run))
+    assert page.table(page.get(f"/api/given?name={news.STAR}"))[1]["classes"] == []
+    news.star(run, [5])
+    page.post("/api/star", {"items": [0], "on": True})
+    column, _ = page.table(page.get(f"/api/given?name={news.STAR}"))
+    assert np.flatnonzero(column["value"].to_numpy() == 0).tolist() == [0, 5, 119]  # the last is a copy of the first
+    assert news._marks(run, news.STAR) == {f"{0:064x}": "yes", f"{5:064x}": "yes"}
+    assert page.get("/api/labels").json()["labels"] == []  # a star names no class
+    page.post("/api/star", {"items": [5, 0], "on": False})
+    assert news._marks(run, news.STAR) == {}
+    assert page.post("/api/undo", {}).json()["name"] == news.STAR
+    assert len(news._marks(run, news.STAR)) == 2
+    for wrong in ({"items": [], "on": True}, {"items": [999], "on": True}):
+        assert page.post("/api/star", wrong).status_code == 422
+    assert page.post("/api/label", {"name": news.STAR, "value": "no", "items": [1]}).status_code == 422
 
 
 def test_a_ledger_that_another_window_is_just_making_holds_no_labels_yet(own_run):

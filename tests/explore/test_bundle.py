@@ -57,6 +57,22 @@ def test_of_many_items_an_even_sample_with_all_that_the_lists_name(run_of, tmp_p
     assert len(found["duplicates"]["groups"]) == 2
 
 
+def test_what_is_starred_goes_along(run_of, tmp_path, monkeypatch):
+    import numpy as np
+    import pyarrow as pa
+
+    from tacit.explore._labels import Notebook
+
+    monkeypatch.setattr(_static, "MOST", 90)
+    monkeypatch.setattr(_static, "OUTLIERS", 5)
+    explored = _static.Explored(run_of(tmp_path / "run", 300))
+    starred = [40, 91, 200, 255]  # no list names them
+    Notebook(explored.folder).star(explored.keys(starred), True)
+    found = _static.held(explored)
+    points, stars = (pa.ipc.open_stream(base64.b64decode(found[name])).read_all() for name in ("points", "stars"))
+    assert points["item"].to_numpy()[np.asarray(stars["value"]) == 0].tolist() == starred
+
+
 def test_without_thumbnails_no_picture_goes_along(run_of, tmp_path):
     explored = _static.Explored(run_of(tmp_path / "run", 30))
     import pyarrow as pa

@@ -6,7 +6,11 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from tacit.news import STAR
+from tacit.store import Items
 
 pytest.importorskip("fastapi", reason="the extra explore is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
@@ -253,6 +257,83 @@ def test_the_export_that_is_downloaded(opened, serving, own_run):
     assert [row["item"] for row in rows if row["label"] == "square"] == [1, 4]
 
 
+def test_stars_by_key_and_button_reach_the_ledger_and_can_be_taken_back(opened, serving, own_run):
+    server = serving(own_run)
+    page, other = opened(server.link), opened(server.link)
+    page.evaluate("tacit.pin(4)")
+    page.wait_for_selector("#pinned:not([hidden])")
+    page.keyboard.press("*")
+    page.wait_for_selector('#pinned .star[aria-pressed="true"] >> text=★')
+    assert labels(own_run, STAR) == {4: "yes"}
+    tile = page.locator("#view .cluster .tile").nth(1)
+    tile.hover()
+    tile.locator(".star").click()
+    second = int(tile.get_attribute("data-item"))
+    page.wait_for_selector(f"#view .tile[data-item='{second}'] .star[aria-pressed='true']")
+    assert labels(own_run, STAR) == {4: "yes", second: "yes"}
+    tab(page, "Starred")
+    page.wait_for_selector("#view h2 >> text=2 starred items")
+    assert page.evaluate("tacit.map.state.filter((one) => one === 0).length") == 2  # all others fade
+    page.keyboard.press("u")
+    page.wait_for_selector("#view h2 >> text=1 starred item")
+    assert labels(own_run, STAR) == {4: "yes"}
+    tab(page, "Label")
+    assert page.input_value("#label-name") == "label"  # a star names no class
+    other.wait_for_selector("#colour-by option[value='yours:tacit:star']", state="attached")
+    tab(other, "Starred")
+    assert other.locator("#view .tile").evaluate_all("(all) => all.map((one) => one.dataset.item)") == ["4"]
+
+
+def test_a_filter_keeps_what_lies_in_a_range_and_has_a_value(opened, reading, shapes_run):
+    outlier = np.asarray(Items.open(shapes_run).column("outlier"))
+    page = opened(reading.link)
+    press = page.keyboard.press
+    press("f")
+    page.wait_for_selector("#view summary:focus")
+    page.locator("#view summary", has_text="outlier score").press("Enter")
+    page.get_by_label("Least outlier score", exact=True).focus()
+    for _ in range(60):
+        press("ArrowRight")
+    page.get_by_label("Greatest outlier score, exactly").fill("0.8")
+    press("Tab")
+    low = page.evaluate("tacit.filter.filters.get('outlier').low")
+    assert low == pytest.approx(np.quantile(outlier, 0) + 0.3 * np.ptp(outlier), abs=1e-3)
+    inside = (outlier >= low) & (outlier <= 0.8)
+    page.wait_for_selector(f"#filtered >> text={inside.sum()} of 120 items")
+    page.locator("#view summary", has_text="cluster").first.press("Enter")
+    page.locator("#view label", has_text="squares").click()
+    inside &= np.arange(120) % 3 == 1
+    page.wait_for_selector(f"#view h2 >> text={inside.sum()} of 120 items")
+    page.select_option("#colour-by", "label:shape")
+    page.wait_for_selector("#legend .kind >> text=wedge")
+    assert page.evaluate("tacit.map.state.filter((one) => one === 0).length") == inside.sum()
+    page.get_by_role("button", name="Choose these").click()
+    assert page.evaluate("tacit.chosenItems()") == np.flatnonzero(inside).tolist()
+    tab(page, "Label")
+    assert page.get_by_label("only what is chosen").is_checked()  # of what is downloaded
+    page.get_by_role("button", name="Clear the filter").click()
+    assert page.evaluate("tacit.map.state.filter((one) => one === 1).length") == 0
+
+
+def test_a_piece_of_a_name_finds_it(opened, reading):
+    page = opened(reading.link)
+    page.keyboard.press("/")
+    page.wait_for_selector("#ask-words:focus")  # no words are understood here, so names are what is looked for
+    page.keyboard.type("11.PNG")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#view .answer h2 >> text=2 items")
+    assert page.locator("#view .answer .under").all_inner_texts() == ["11.png", "111.png"]
+    assert page.locator("#view .answer mark").all_inner_texts() == ["11.png", "11.png"]
+
+
+def test_papers_are_listed_and_searched(opened, reading):
+    page = opened(reading.link)
+    tab(page, "Papers")
+    page.wait_for_selector("#view .papers li", timeout=3 * WAIT)
+    page.fill("#papers-query", "no negatives, byol")
+    page.wait_for_selector("#view .papers li:first-child h3 >> text=BYOL", timeout=3 * WAIT)
+
+
 def test_two_windows_see_each_other_s_labels(opened, serving, own_run):
     server = serving(own_run)
     first, second = opened(server.link), opened(server.link)
@@ -301,6 +382,7 @@ def test_axe_finds_no_serious_fault(browser, reading, scheme):
     page.wait_for_selector("#chosen .tile")
     for name in [*page.get_by_role("tab").all_inner_texts(), "help"]:
         page.evaluate("document.getElementById('keys').showModal()") if name == "help" else tab(page, name)
+        page.evaluate("document.querySelectorAll('#view details').forEach((one) => { one.open = true; })")
         page.wait_for_timeout(500)
         faults = page.evaluate("axe.run(document, { resultTypes: ['violations'] }).then((found) => found.violations)")
         for fault in faults:
@@ -310,12 +392,15 @@ def test_axe_finds_no_serious_fault(browser, reading, scheme):
     assert not found, found
 
 
-def test_the_single_file_shows_and_finds_without_a_server(opened, shapes_run, tmp_path):
+def test_the_single_file_shows_and_finds_without_a_server(opened, own_run, tmp_path):
     from tacit.explore import write_static
+    from tacit.explore._labels import Notebook
 
-    place = write_static(shapes_run, tmp_path / "out.html")
+    Notebook(own_run).star([f"{7:064x}"], True)
+    place = write_static(own_run, tmp_path / "out.html")
     page = opened(place.as_uri())
-    assert page.get_by_role("tab").all_inner_texts() == ["Clusters", "Ask", "Duplicates", "Outliers", "Skipped"]
+    tabs = page.get_by_role("tab").all_inner_texts()
+    assert tabs == ["Clusters", "Ask", "Filter", "Starred", "Duplicates", "Outliers", "Skipped"]
     page.wait_for_selector("#view .cluster .tile img")
     page.evaluate("tacit.pin(4)")
     page.wait_for_selector("#pinned:not([hidden])")
@@ -323,6 +408,18 @@ def test_the_single_file_shows_and_finds_without_a_server(opened, shapes_run, tm
     page.wait_for_selector("#view .answer .tile")
     hits = page.locator("#view .answer .tile").evaluate_all("(all) => all.map((one) => Number(one.dataset.item))")
     assert [item % 3 for item in hits[:20]] == [1] * 20
+    page.fill("#ask-words", "17.png")
+    page.press("#ask-words", "Enter")
+    page.wait_for_selector("#view .answer h2 >> text=2 items")
+    tab(page, "Starred")
+    assert page.locator("#view .tile .star").all_inner_texts() == ["★"]
+    assert page.locator("button.star").count() == 0  # shown, and not to be changed
+    page.keyboard.press("*")
+    assert page.locator("#view .tile").count() == 1
+    tab(page, "Filter")
+    page.locator("#view summary", has_text="shape").press("Enter")
+    page.locator("#view label", has_text="wedge").click()
+    page.wait_for_selector("#filtered >> text=40 of 120 items")
 
 
 @pytest.fixture(scope="module")
@@ -359,3 +456,8 @@ def test_asking_in_words_and_by_a_file(opened, serving, sentences_run, tmp_path)
     page.fill("#ask-words", "zzzz qqqq")
     page.press("#ask-words", "Enter")
     page.wait_for_selector("#view .trouble")
+    assert page.get_by_label("by meaning").is_checked()
+    page.fill("#ask-words", "NUMBER 1")
+    page.get_by_label("in names and texts").check()
+    page.wait_for_selector("#view .answer h2 >> text=11 items")
+    assert page.locator("#view .answer .words mark").all_inner_texts() == ["number 1"] * 11

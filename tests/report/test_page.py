@@ -406,6 +406,15 @@ def test_without_thumbnails_no_picture_is_in_the_page(make_run):
     assert "Pictures were left out" in page.source
 
 
+def test_a_page_without_thumbnails_stays_so_until_they_are_asked_for(make_run):
+    """The next label, suggest, cluster and add write the page again, and do not ask."""
+    run = make_run()
+    show(run, thumbnails=False)
+    assert "data:image" not in show(run).source
+    assert "data:image" in show(run, thumbnails=True).source
+    assert "data:image" in show(run).source
+
+
 def test_thumbnails_that_are_no_pictures_are_shown_as_text(make_run):
     kinds = [b"a <b>line</b> of text", b"\xff\xfe\x00", b"", b"\xff\xd8\xff broken", b"<svg onload=alert(1)>"]
     page = show(make_run(60, thumbnail=lambda c, rng: kinds[c % 5]))
@@ -419,7 +428,7 @@ def test_pictures_are_left_out_until_the_page_fits(make_run, monkeypatch):
     whole = write_report(run).stat().st_size
     bare = write_report(run, thumbnails=False).stat().st_size
     monkeypatch.setattr(_page, "LARGEST", bare + 3 * (whole - bare) // 4)
-    smaller = show(run)
+    smaller = show(run, thumbnails=True)
     assert bare < len(smaller.source.encode()) <= bare + 3 * (whole - bare) // 4
     assert 0 < len(smaller.all("img")) < 12 * 15 + 7 + 36 + 12 * 9
 
@@ -437,6 +446,16 @@ def test_a_page_that_fails_leaves_the_old_one(make_run, monkeypatch):
         write_report(run)
     assert (run / "report.html").read_bytes() == old
     assert not list(run.glob(".report*"))
+
+
+def test_a_page_may_be_read_by_those_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o077)
+    try:
+        page = _page.write_whole(tmp_path / "report.html", b"private")
+    finally:
+        os.umask(before)
+    assert page.stat().st_mode & 0o777 == 0o600
+    assert _page.write_whole(page, b"public").stat().st_mode & 0o777 == 0o666 & ~before
 
 
 def test_what_is_no_run_is_refused(tmp_path, make_run):

@@ -18,8 +18,6 @@ from tacit.claims._record import Record
 if TYPE_CHECKING:
     from PIL import Image
 
-PICTURES = Path("docs/systems/pictures")
-"""Where drawings go, beside the pages that show them."""
 INK, PAPER, GRID = "#3c3c3c", "#ffffff", "#e4e4e4"
 COLOURS = ("#2458c5", "#c2571a", "#2e7d4f", "#8b3fa8", "#a0782c")
 """Of curves, dark enough to be told from paper at 3 to 1."""

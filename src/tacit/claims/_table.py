@@ -15,7 +15,9 @@ from tacit.claims._marks import Claim
 from tacit.claims._record import Record, read_records
 from tacit.claims._words import anova_rows, baseline_of, effect_words, passes_words, scores_words, steps_words
 
-HEAD = """# Evidence: does each method do what its paper says?
+WRITTEN = "This page is written by `tacit claims table`"
+"""By which the page is known."""
+HEAD = f"""# Evidence: does each method do what its paper says?
 
 Every system here re-tests a claim of its paper against its own kind of baseline: the same data, network, steps and
 seeds on both sides. A verdict compares the 95 % interval of the difference with a margin that was set before the claim
@@ -26,7 +28,7 @@ there, and nothing about the paper's own setting; proxies are counted apart. The
 the two compare only where the last column names the paper's setting. What fails is listed like what holds.
 
 `tacit claims run NAME` runs a claim again on your machine, `tacit claims run NAME --data DIR --labels folder` on your
-own data. This page is written by `tacit claims table` from the records in `evidence/`.
+own data. {WRITTEN} from the records in `evidence/`.
 """
 
 SURE = """## How sure is a verdict

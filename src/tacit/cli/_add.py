@@ -53,7 +53,10 @@ def add(
         words = {"keep_gone": keep_gone, "labels": labels, "on_error": on_error}
         found = add_data(load(run), data, **words, say=lambda line: show.lines([line]))
     if as_json:
-        said = {name: getattr(found, name) for name in ("items", "embedded", "known", "moved", "removed", "lines")}
+        said = {
+            name: getattr(found, name)
+            for name in ("items", "embedded", "known", "moved", "removed", "unreadable", "lines")
+        }
         show.as_json({"folder": found.run.folder, "report": show.report_of(found.run), **said})
         return
     show.lines(["", *found.lines], style="bold")

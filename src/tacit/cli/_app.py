@@ -138,13 +138,11 @@ def _resolved(settings: LearnSettings, planned: Mapping[str, Any]) -> dict[str, 
 def _learn(settings: LearnSettings, as_json: bool) -> dict[str, Any]:
     get_ready(settings.threads)
     from tacit.learning import carry_out, plan
-    from tacit.runs import load
 
     planned = plan(settings)
     if settings.verbose:
         show.lines(planned.lines())
-    done = planned.state == "finished"
-    run = load(settings.out) if done else carry_out(planned, progress=settings.verbose)
+    run = carry_out(planned, progress=settings.verbose)
     if not as_json:
         show.finished(run)
     return {"state": planned.state, **show.run_as_dict(run)}
@@ -285,8 +283,9 @@ def search(
 def report(
     run: RunFolder,
     thumbnails: Annotated[
-        bool, _switch("--thumbnails/--no-thumbnails", "With small pictures of the items, or without.")
-    ] = True,
+        Optional[bool],  # noqa: UP045
+        _switch("--thumbnails/--no-thumbnails", "With small pictures of the items, or without; else as last time."),
+    ] = None,
     since: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(

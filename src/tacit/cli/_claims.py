@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tacit.claims._found import Found
     from tacit.claims._record import Record
 
+PAGE, PICTURES = "docs/evidence.md", "docs/systems/pictures"
+"""Where these lie in tacit's checkout."""
 BROKEN = 1
 """Exit code where a claim broke off with an error of the program; a claim that fails is a result, and 0."""
 
@@ -226,18 +228,24 @@ def _standing_as_dict(one: Standing, *, whole: bool) -> dict[str, Any]:
 # table and tune -------------------------------------------------------------------------------------------------------
 
 
-@app.command(epilog="[dim]Example[/]\n\ntacit claims table")
+@app.command(epilog="[dim]Example[/]\n\ntacit claims table --out evidence.md")
 def table(
-    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="File to write.")] = "docs/evidence.md",
+    out: Annotated[
+        Word,
+        typer.Option("--out", "-o", metavar="FILE", help=f"File to write. In tacit's checkout: {PAGE}."),
+    ] = None,
     evidence: Evidence = None,
     as_json: Json = False,
 ) -> None:
     """Write the page of evidence from the records: verdicts by level, and every claim with its numbers."""
+    from tacit.checkpoints import expect_ours
     from tacit.claims._evidence import EVIDENCE
-    from tacit.claims._table import evidence_page
+    from tacit.claims._table import WRITTEN, evidence_page
 
-    path, records = Path(out), Path(evidence) if evidence else EVIDENCE
+    records = Path(evidence) if evidence else EVIDENCE
     expect("evidence", str(records), records.is_dir(), "a folder of records", "run some first: tacit claims run dcl")
+    path = _place(out, PAGE)
+    expect_ours(path, WRITTEN)
     page = evidence_page(records, at=path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8")
@@ -247,11 +255,11 @@ def table(
         print(path)
 
 
-@app.command(epilog="[dim]Example[/]\n\ntacit claims draw uniformity-tolerance")
+@app.command(epilog="[dim]Example[/]\n\ntacit claims draw uniformity-tolerance --out pictures/")
 def draw(
     name: Annotated[Word, typer.Argument(metavar="NAME", help="A system.", show_default=False)] = None,
     every: Annotated[bool, _switch("--all", "All systems.")] = False,
-    out: Annotated[Word, _option("--out", "DIR", "Folder of the pictures. Default: docs/systems/pictures.")] = None,
+    out: Annotated[Word, _option("--out", "DIR", f"Folder of the pictures. In tacit's checkout: {PICTURES}.")] = None,
     device: Device = "cpu",
     evidence: Evidence = None,
     as_json: Json = False,
@@ -261,7 +269,6 @@ def draw(
     What its claims have trained on this machine is drawn; what they have not is trained first.
     """
     from tacit import catalogue
-    from tacit.claims._drawings import PICTURES
     from tacit.claims._drawings import draw as draw_one
     from tacit.claims._evidence import EVIDENCE, standings
     from tacit.claims._found import read_claims
@@ -271,7 +278,7 @@ def draw(
     expect("NAME", name, (name is None) == every, "one system, or --all")
     if name is not None and name not in known:
         raise unknown("NAME", name, known)
-    folder, records, drawn = Path(out) if out else PICTURES, Path(evidence) if evidence else EVIDENCE, []
+    folder, records, drawn = _place(out, PICTURES), Path(evidence) if evidence else EVIDENCE, []
     with show.aside(as_json):
         get_ready()
         _check_device(device)
@@ -320,6 +327,15 @@ def tune(
     if as_json:
         sides = {id: {"best": side.best, "score": side.score, "trials": side.trials} for id, side in tuned.items()}
         show.as_json({"claim": found.id, "sides": sides})
+
+
+def _place(out: str | None, own: str) -> Path:
+    """`out`, or where it belongs in tacit's checkout: in a folder of the user's it has no place of its own."""
+    from tacit.claims._hashes import ROOT
+
+    ok = out is not None or Path.cwd() == ROOT.parents[1].resolve()
+    expect("out", out, ok, f"a place, since {own} is that in tacit's checkout alone", "say which: --out")
+    return Path(out or own)
 
 
 def _one_claim(name: str) -> Found:

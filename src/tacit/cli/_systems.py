@@ -98,14 +98,14 @@ def systems(
 
 
 def _write_page(path: Path, as_json: bool) -> None:
+    from tacit.checkpoints import expect_ours
     from tacit.portraits import write_pages
-    from tacit.reading import PORTRAITS, papers_page
+    from tacit.reading import PORTRAITS, WRITTEN, papers_page
 
-    page = papers_page()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    folder = path.parent / PORTRAITS
+    expect_ours(path, WRITTEN)
+    page, folder = papers_page(), path.parent / PORTRAITS
     count = len(write_pages(folder))
+    path.write_text(page, encoding="utf-8")
     if as_json:
         show.as_json({"page": path, "systems": folder, "pages": count})
     else:

@@ -24,7 +24,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from tacit.errors import ArgumentError, DataError, MissingExtra, RunError, TacitError, expect
-from tacit.explore import _asking, _exports, _papers
+from tacit.explore import _asking, _exports, _fragments, _papers
 from tacit.explore._guard import Guard
 from tacit.explore._helpers import Helper
 from tacit.explore._run import Column, Explored
@@ -52,6 +52,10 @@ class Text(BaseModel):
     k: int = Field(60, ge=1, le=MOST_HITS)
 
 
+class Fragment(BaseModel):
+    text: str = Field(max_length=_fragments.LONGEST)
+
+
 class Some(BaseModel):
     items: list[int] = Field(max_length=MOST_HITS)
 
@@ -61,6 +65,11 @@ class Labelling(BaseModel):
     value: str | None
     items: list[int] = Field([], max_length=2_000_000)
     cluster: int | None = None
+
+
+class Starring(BaseModel):
+    items: list[int] = Field(min_length=1, max_length=2_000_000)
+    on: bool
 
 
 class Verdict(BaseModel):
@@ -95,6 +104,7 @@ class Desk:
         self.run = run
         self.asker = Helper()
         self.tickets: dict[str, Ticket] = {}
+        self.papers = _papers.Papers()
         self._lock = threading.Lock()
 
     @property
@@ -110,6 +120,11 @@ class Desk:
         from tacit.explore._labels import Notebook  # it loads torch, which the first paint does not wait for
 
         return Notebook(self.run.folder)
+
+    def given(self, name: str) -> Column:
+        from tacit.explore._labels import given_column
+
+        return given_column(self.run, self.notebook, name)
 
     @cached_property
     def teacher(self) -> Any:
@@ -139,6 +154,7 @@ class Desk:
 
     def close(self) -> None:
         self.asker.close()
+        self.papers.close()
         if "teacher" in self.__dict__:
             self.teacher.close()
         if "scratch" in self.__dict__:
@@ -260,7 +276,7 @@ def _look_routes(app: FastAPI, desk: Desk) -> None:
     def papers(request: Request, query: str = "") -> dict[str, Any]:
         filters = {key: value for key, value in request.query_params.items() if key != "query"}
         try:
-            return {"papers": _papers.papers(query[:1000], filters)}
+            return {"papers": desk.papers.ask(query[:1000], filters)}
         except TypeError as error:
             raise ArgumentError(f"filters={sorted(filters)}: {error}") from error
 
@@ -275,6 +291,13 @@ def _ask_routes(app: FastAPI, desk: Desk) -> None:
         if run.is_heavy(*question):
             return _arrow(desk.asker.ask(_asking.near, desk.folder, run.stamp, *question))
         return _arrow(run.near(*question))
+
+    @app.post("/api/find")
+    def find(asked: Fragment) -> Response:
+        fragment = asked.text.strip()
+        expect("text", asked.text, bool(fragment), "a piece of a name or of a text")
+        found, n = _fragments.find(run.store, fragment)
+        return _arrow({"item": found.astype(np.int32)}, {"n": n})
 
     @app.post("/api/warm")
     def warm() -> dict[str, Any]:
@@ -309,6 +332,7 @@ def _label_routes(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/api/state")
     def state() -> dict[str, Any]:
+        desk.papers.prepare()  # now that the page is painted, which does not wait for it
         taught = desk.teacher.state() if "teacher" in desk.__dict__ else {"teaching": None, "told": {}, "errors": {}}
         return {"stamp": run.stamp, "labels": desk.notebook.stamp, **taught}
 
@@ -318,7 +342,7 @@ def _label_routes(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/api/given")
     def given(name: str) -> Response:
-        return _column(_given_column(desk, name))
+        return _column(desk.given(name))
 
     @app.post("/api/label")
     def label(said: Labelling) -> dict[str, Any]:
@@ -329,6 +353,12 @@ def _label_routes(app: FastAPI, desk: Desk) -> None:
         run.rows_of(items)
         step = desk.notebook.put(said.name, said.value, run.keys(items))
         return {"name": step.name, "n": len(items), "stamp": desk.notebook.stamp}
+
+    @app.post("/api/star")
+    def star(said: Starring) -> dict[str, Any]:
+        run.rows_of(said.items)
+        desk.notebook.star(run.keys(said.items), said.on)
+        return {"stamp": desk.notebook.stamp}
 
     @app.post("/api/undo")
     def undo() -> dict[str, Any]:
@@ -372,17 +402,6 @@ def _label_routes(app: FastAPI, desk: Desk) -> None:
         stem = "-".join(filter(None, (_exports.folder_name(run.folder.resolve().name), asked.name[:40])))
         name = f"{_exports.folder_name(stem)}.{_exports.ENDINGS[asked.format]}"
         return {"url": desk.ticket(place, name, _exports.FORMATS[asked.format]), "n": n, "name": name}
-
-
-def _given_column(desk: Desk, name: str) -> Column:
-    """The user's labels as a column."""
-    given = desk.notebook.given(name)
-    keys, classes = list(given), sorted(set(given.values()))
-    rows, which = desk.run.rows_with(keys)
-    numbers = {value: code for code, value in enumerate(classes)}
-    values = np.full(len(desk.run.items), -1, np.int32)
-    values[rows] = np.array([numbers[given[key]] for key in keys], np.int32)[which]
-    return Column(f"yours:{name}", name, "classes", values, classes)
 
 
 def _stepped(step: Any, desk: Desk) -> dict[str, Any]:

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tacit.data._ledger import Ledger, _now
+import numpy as np
+
+from tacit.data._ledger import OWN, Ledger, _now
 from tacit.errors import expect
+from tacit.explore._run import Column, Explored
+from tacit.news import STAR
 
 STEPS = 200
 """That can be taken back."""
@@ -44,6 +48,8 @@ class Notebook:
         self._done: list[Step] = []
         self._undone: list[Step] = []
         self._lock = threading.Lock()
+        if self._is_made():
+            self._ledger()  # which brings one of an older format up to date
 
     @property
     def stamp(self) -> str:
@@ -55,7 +61,7 @@ class Notebook:
         return f"{state.st_mtime_ns}-{state.st_size}-{state.st_ino}"
 
     def names(self) -> list[dict[str, Any]]:
-        """Each of the user's labels: its name, how many items have it, and its values with their numbers."""
+        """Each of the user's labels: its name, how many items have it, and its values with their numbers; no marks."""
         if not self._is_made():
             return []
         counts = self._ledger(read_only=True)._read(
@@ -63,7 +69,8 @@ class Notebook:
         )
         found: dict[str, dict[str, int]] = {}
         for name, value, n in counts:
-            found.setdefault(name, {})[value] = n
+            if not name.startswith(OWN):
+                found.setdefault(name, {})[value] = n
         return [{"name": name, "n": sum(values.values()), "values": values} for name, values in found.items()]
 
     def given(self, name: str) -> dict[str, str]:
@@ -77,14 +84,22 @@ class Notebook:
         """Label items, or, with None, take their label away.
 
         Raises:
-            ArgumentError: no name, or a value that is empty or too long.
+            ArgumentError: no name, or one of a mark's, or a value that is empty or too long.
             RunError: the ledger cannot be written.
         """
         name = name.strip()
         expect("name", name[:LONGEST], 0 < len(name) <= LONGEST, f"the name of a label, at most {LONGEST} characters")
+        expect("name", name, not name.startswith(OWN), f"a name without {OWN} before it, which marks have")
         if value is not None:
             value = value.strip()
             expect("value", value[:LONGEST], 0 < len(value) <= LONGEST, f"a label, at most {LONGEST} characters")
+        return self._step(name, value, keys)
+
+    def star(self, keys: Sequence[str], on: bool) -> Step:
+        """Star items as `run.star` does, or take their stars away; a step as a label is."""
+        return self._step(STAR, "yes" if on else None, keys)
+
+    def _step(self, name: str, value: str | None, keys: Sequence[str]) -> Step:
         with self._lock:
             step = Step(name, self._change(name, dict.fromkeys(keys, value)), value)
             self._done = [*self._done[1 - STEPS :], step]
@@ -134,3 +149,14 @@ class Notebook:
 
     def _ledger(self, *, read_only: bool = False) -> Ledger:
         return Ledger(self.path, read_only=read_only)
+
+
+def given_column(run: Explored, notebook: Notebook, name: str) -> Column:
+    """The user's labels of one name as a column."""
+    given = notebook.given(name)
+    classes = sorted(set(given.values()))
+    rows, which = run.rows_with(list(given))
+    numbers = {value: code for code, value in enumerate(classes)}
+    values = np.full(len(run.items), -1, np.int32)
+    values[rows] = np.array([numbers[value] for value in given.values()], np.int32)[which]
+    return Column(f"yours:{name}", name, "classes", values, classes)

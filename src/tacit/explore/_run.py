@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ FEW_VALUES = 20
 """A column of numbers with no more different ones is shown as classes."""
 LOOKED_AT = 20_000
 """Items in which the names of columns are looked for."""
+FACTS = {"date": "date", "added": "added on", "discussed": "discussed"}
+"""What `meta` may say of an item beside its labels -> as a person reads it; all but the last are days."""
+EPOCH = date(1970, 1, 1).toordinal()
 PAGE = 400
 """Items that are shown in full at once."""
 SKIPPED = 1_000
@@ -51,6 +55,7 @@ class Column:
         values: (n,) int32 or float32.
         classes: names.
         rest: how many further classes there are, that are shown as none.
+        dates: whether the numbers are days since 1970.
     """
 
     name: str
@@ -59,13 +64,15 @@ class Column:
     values: np.ndarray
     classes: Sequence[str] = ()
     rest: int = 0
+    dates: bool = False
 
     def about(self) -> dict[str, Any]:
         counts: Any = np.bincount(self.values[self.values >= 0], minlength=len(self.classes)) if self.classes else []
         known = self.values[np.isfinite(self.values)] if self.kind == "number" else self.values[:0]
         span = [float(known.min()), float(known.max())] if len(known) else None
         about = {"name": self.name, "title": self.title, "kind": self.kind, "classes": list(self.classes)}
-        return about | {"counts": [int(count) for count in counts], "rest": self.rest, "span": span}
+        counted = {"counts": [int(count) for count in counts], "rest": self.rest}
+        return about | counted | {"span": span, "dates": self.dates}
 
 
 class Explored:
@@ -190,11 +197,13 @@ class Explored:
         found = {}
         if (self._numbers("cluster") >= 0).any():
             found["cluster"] = "cluster"
-        found |= {f"label:{name}": words.tidy(name, 40) for name in self._found_names()}
+        labels, facts = self._found_names()
+        found |= {f"label:{name}": words.tidy(name, 40) for name in labels}
         if np.isfinite(self._numbers("outlier")).any():
             found["outlier"] = "outlier score"
         if np.isfinite(self._numbers("confidence")).any():
             found["confidence"] = "confidence of the cluster"
+        found |= {f"fact:{name}": FACTS[name] for name in facts}
         return found | {f"value:{name}": words.tidy(name, 40) for name in self._features()}
 
     def column(self, name: str) -> Column:
@@ -213,7 +222,9 @@ class Explored:
         if name in ("outlier", "confidence"):
             return Column(name, title, "number", self._numbers(name).astype(np.float32))
         kind, _, of = name.partition(":")
-        read = self._label_values(of) if kind == "label" else self._feature_values(of)
+        read = {"label": self._label_values, "fact": self._fact_values, "value": self._feature_values}[kind](of)
+        if (kind == "fact" and of != "discussed") or (kind == "value" and of in self._date_features()):
+            return as_dates(name, title, read)
         return as_column(name, title, read)
 
     def _cluster_column(self) -> Column:
@@ -229,19 +240,30 @@ class Explored:
         for chunk in self.store.chunks(["meta"]):
             yield from chunk["meta"]
 
-    def _found_names(self) -> list[str]:
-        names: dict[str, None] = {}
+    def _found_names(self) -> tuple[list[str], list[str]]:
+        """Names of labels, and those of `FACTS`, that items have."""
+        labels: dict[str, None] = {}
+        facts: set[str] = set()
         for meta, _ in zip(self._metas(), range(LOOKED_AT), strict=False):
-            names |= dict.fromkeys(labels_in(meta))
-        return list(names)
+            labels |= dict.fromkeys(labels_in(meta))
+            facts |= facts_in(meta).keys()
+        return list(labels), [name for name in FACTS if name in facts]
 
     def _label_values(self, name: str) -> Iterator[Any]:
         return (labels_in(meta).get(name) for meta in self._metas())
 
+    def _fact_values(self, name: str) -> Iterator[Any]:
+        return (facts_in(meta).get(name) for meta in self._metas())
+
     def _features(self) -> list[str]:
         """Columns of a table that its rows' texts say."""
-        schema = part(self._said.config, "made", "description", "schema")
-        return [name for name in listed(schema.get("features")) if isinstance(name, str)]
+        return [name for name in listed(self._schema().get("features")) if isinstance(name, str)]
+
+    def _date_features(self) -> list[Any]:
+        return listed(self._schema().get("dates"))
+
+    def _schema(self) -> Mapping[str, Any]:
+        return part(self._said.config, "made", "description", "schema")
 
     def _feature_values(self, name: str) -> Iterator[Any]:
         """Values of a column of a table, which stand in each row's text as `name value, name value`."""
@@ -387,6 +409,8 @@ class Explored:
 
     def rows_with(self, keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Rows whose content has one of these keys, and which key it is: two arrays of equal length."""
+        if not len(keys):  # the keys of all items are not needed to say so
+            return np.zeros(0, int), np.zeros(0, int)
         short, order = self._once("keys", self._short_keys)
         wanted = np.array([_short(key) for key in keys], np.uint64)
         first, last = (np.searchsorted(short, wanted, side=side) for side in ("left", "right"))
@@ -439,15 +463,39 @@ def as_column(name: str, title: str, values: Iterable[Any]) -> Column:
     return Column(name, title, "classes", renumbered[coded], [said[i] for i in kept], len(said) - len(kept))
 
 
+def as_dates(name: str, title: str, values: Iterable[Any]) -> Column:
+    """Days since 1970 of texts that begin with a day; NaN for any other value.
+
+    >>> as_dates("a", "a", ["1970-01-02", "1970-01-03T09:30:00Z", "soon", None]).values.tolist()
+    [1.0, 2.0, nan, nan]
+    """
+    return Column(name, title, "number", np.fromiter(map(_day, values), np.float32), dates=True)
+
+
+def _day(value: Any) -> float:
+    try:
+        return date.fromisoformat(str(value)[:10]).toordinal() - EPOCH
+    except ValueError:
+        return math.nan
+
+
 def labels_in(meta: str) -> dict[str, Any]:
     """The labels that an item's `meta` holds."""
-    if '"labels"' not in meta:
+    return part(_read(meta), "labels") if '"labels"' in meta else {}
+
+
+def facts_in(meta: str) -> dict[str, Any]:
+    """Those of `FACTS` that an item's `meta` holds."""
+    if not any(f'"{name}"' in meta for name in FACTS):
         return {}
+    return {name: value for name, value in part(_read(meta)).items() if name in FACTS}
+
+
+def _read(meta: str) -> Any:
     try:
-        labels = json.loads(meta).get("labels")
-    except (ValueError, AttributeError):
-        return {}
-    return labels if isinstance(labels, dict) else {}
+        return json.loads(meta)
+    except ValueError:
+        return None
 
 
 def as_number(text: str) -> float | str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ VECTOR_BYTES = 6_000_000
 DIRECTIONS = 64
 """Of the vectors at most, by which "more like this" is answered."""
 OUTLIERS = 400
+STARRED = 2_000
 FITTED = 20_000
 
 
@@ -69,7 +71,8 @@ def page(content: Mapping[str, Any]) -> str:
 def held(run: Explored, *, pictures: bool = True) -> dict[str, Any]:
     """All that the page asks for, in the form in which a server would answer; Arrow in base64."""
     about = run.about()
-    named = _named(run)
+    stars = _stars(run)
+    named = _named(run, stars)
     rows = _rows(run, named)
     items = run.items[rows]
     kept = set(items.tolist())
@@ -82,6 +85,7 @@ def held(run: Explored, *, pictures: bool = True) -> dict[str, Any]:
         | {"asks": {"text": False, "file": False, "example": vectors is not None}},
         "points": _text(packed(points)),
         "columns": {name: _text(_packed_column(run.column(name), rows)) for name in run.names()},
+        "stars": _text(_packed_column(stars, rows)),
         "items": _text(_items(run, items, named, pictures=pictures)),
         "vectors": vectors,
         "duplicates": {"groups": [one for one in run.duplicates() if kept.issuperset(one["items"])], "verdicts": {}},
@@ -89,15 +93,22 @@ def held(run: Explored, *, pictures: bool = True) -> dict[str, Any]:
     }
 
 
-def _named(run: Explored) -> np.ndarray:
+def _named(run: Explored, stars: Column) -> np.ndarray:
     """Items that the lists show, which are not left out."""
     listed = [item for one in run.clusters() for item in one["typical"]]
     listed += [item for group in run.duplicates()[:500] for item in group["items"]]
     named = run.rows_of(listed) if listed else np.zeros(0, int)
+    named = np.concatenate([named, np.flatnonzero(stars.values >= 0)[:STARRED]])
     if "outlier" in run.names():
         scores = run.column("outlier").values
         named = np.concatenate([named, np.argsort(-np.nan_to_num(scores, nan=-np.inf), kind="stable")[:OUTLIERS]])
     return np.unique(named)
+
+
+def _stars(run: Explored) -> Column:
+    from tacit.explore._labels import STAR, Notebook, given_column
+
+    return given_column(run, Notebook(run.folder), STAR)
 
 
 def _rows(run: Explored, named: np.ndarray) -> np.ndarray:
@@ -120,7 +131,7 @@ def _spread(run: Explored, rows: np.ndarray, size: int) -> np.ndarray:
 
 
 def _packed_column(column: Column, rows: np.ndarray) -> bytes:
-    part = Column(column.name, column.title, column.kind, column.values[rows], column.classes, column.rest)
+    part = replace(column, values=column.values[rows])
     return packed({"value": part.values}, part.about())
 
 

@@ -29,6 +29,7 @@ summary.json, format 1. Every key but `format` may be absent; a *measure* is `{"
                  uses: [sentence, or {part, purpose or by, at}]}];
                  encoder is trained, untrained, pixels, whitened PCA or patch k-means
     next         [command to type]
+    thumbnails   false where the page was last asked for without pictures, and so stays
     versions     name -> version
 
 metrics.jsonl holds lines of steps, `{step, loss, lr, time}`, and of looks, `{step, look: true, effective_rank,
@@ -39,11 +40,12 @@ Labels that colour the map come from the items' `meta`: `{"labels": {name: value
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import math
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +53,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from tacit.checkpoints import plain_errors, write_json
 from tacit.errors import RunError
 from tacit.report import _words as words
 from tacit.report._curves import charts, word_strip
@@ -78,14 +81,15 @@ class Budget:
 BUDGETS = (Budget(3000, 24), Budget(1500, 16), Budget(600, 8), Budget(150, 4), Budget(0, 0))
 
 
-def write_report(run_folder: str | os.PathLike[str], *, thumbnails: bool = True) -> Path:
+def write_report(run_folder: str | os.PathLike[str], *, thumbnails: bool | None = None) -> Path:
     """Write report.html into a run folder: one file that needs no network, of at most 20 MB.
 
     It gets its name when it is whole; an older one is replaced.
 
     Args:
         run_folder: a finished run, of `tacit learn` or `tacit embed`.
-        thumbnails: False leaves all pictures out, so that the page shows file names and figures only.
+        thumbnails: False leaves all pictures out, so that the page shows file names and figures only. It stays so
+            until True is asked for: None is as it was last time, with pictures the first time.
 
     Returns:
         Path of the page.
@@ -95,7 +99,12 @@ def write_report(run_folder: str | os.PathLike[str], *, thumbnails: bool = True)
     """
     run = read_run(Path(run_folder))
     items = open_items(run)
-    for budget in BUDGETS if thumbnails else BUDGETS[-1:]:
+    before = run.summary.get("thumbnails") is not False
+    pictures = before if thumbnails is None else thumbnails
+    if pictures != before:  # first, so that a kill leaves no page that a later command fills with pictures
+        with plain_errors(run.folder):
+            write_json(run.folder / "summary.json", {**run.summary, "thumbnails": pictures})
+    for budget in BUDGETS if pictures else BUDGETS[-1:]:
         page = render(run, items, budget).encode("utf-8", "replace")
         if len(page) <= LARGEST:
             break
@@ -248,18 +257,16 @@ def write_whole(path: Path, content: bytes) -> Path:
     Raises:
         RunError: it cannot be written.
     """
-    temporary = None
+    temporary = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            temporary = Path(file.name)
+        with temporary.open("xb") as file:  # and not by tempfile, which leaves the umask out
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(path)
     except OSError as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise RunError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path
 
