@@ -9,13 +9,14 @@ import pytest
 from tacit.store import Items, _index
 
 N, DIM = 2000, 24
+SOON = {"INDEXED_FROM": 1000, "ASKED": 40, "MOST": 2}
 
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    """An index from 1,000 rows on, and a short measurement."""
-    monkeypatch.setattr(_index, "INDEXED_FROM", 1000)
-    monkeypatch.setattr(_index, "ASKED", 40)
+    """An index from 1,000 rows on, and a short measurement. Its cells are drawn by chance: MOST leaves room for that."""
+    for name, value in SOON.items():
+        monkeypatch.setattr(_index, name, value)
 
 
 def drawn(n, seed=0, centres=30):
@@ -54,8 +55,8 @@ def found_share(items, vectors, queries, k, **words):
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_index, "INDEXED_FROM", 1000)
-        patch.setattr(_index, "ASKED", 40)
+        for name, value in SOON.items():
+            patch.setattr(_index, name, value)
         vectors = drawn(N)
         vectors[7] = 0
         return Items.create(tmp_path_factory.mktemp("run"), rows(vectors)), vectors
