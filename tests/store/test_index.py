@@ -14,7 +14,7 @@ SOON = {"INDEXED_FROM": 1000, "ASKED": 40, "MOST": 2}
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    """An index from 1,000 rows on, and a short measurement. Its cells are drawn by chance: MOST leaves room for that."""
+    """An index from 1,000 rows on, and a short measurement. Its cells are drawn by chance: MOST leaves room for it."""
     for name, value in SOON.items():
         monkeypatch.setattr(_index, name, value)
 
