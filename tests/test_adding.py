@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from noise import noise_pictures
 from PIL import Image
 
 import tacit
@@ -245,8 +246,8 @@ def test_pictures(tmp_path):
 def pictured(tmp_path_factory):
     """Ten pictures, two of them in a folder below, and a run of them and of one that is broken."""
     folder = tmp_path_factory.mktemp("pictured")
-    pictures(folder / "k", range(8))
-    pictures(folder / "k" / "sub", range(8, 10))
+    noise_pictures(folder / "k", range(8))
+    noise_pictures(folder / "k" / "sub", range(8, 10))
     (folder / "k" / "broken.png").write_bytes(b"no picture")
     tacit.learn(folder / "k", out=folder / "run", method="pca", labels="none", verbose=False)
     return folder
@@ -263,14 +264,6 @@ def album(pictured, tmp_path):
     shutil.copytree(kept, place)
 
 
-def pictures(folder, numbers, seed=0):
-    folder.mkdir(exist_ok=True)
-    for number in numbers:
-        picture = np.random.default_rng((seed, number)).integers(0, 255, (32, 32, 3), np.uint8)
-        Image.fromarray(picture).save(folder / f"{number}.png")
-    return folder
-
-
 def quiet(run, data, **words):
     return tacit.load(run.folder).add(data, say=lambda line: None, **words)
 
@@ -281,12 +274,12 @@ def counts(found):
 
 def test_one_file_or_a_glob_takes_nothing_else_out(album):
     place, run = album
-    pictures(place, [20, 21])
+    noise_pictures(place, [20, 21])
     assert counts(quiet(run, place / "20.png")) == (1, 0, 0, 0, 0)
     assert counts(quiet(run, f"{place}/2*.png")) == (1, 2, 0, 0, 0)
     shutil.copy(place / "3.png", place / "30.png")
     assert counts(quiet(run, place / "30.png")) == (1, 0, 0, 0, 0)  # a copy, for 3.png may still be there
-    pictures(place, [20], seed=1)
+    noise_pictures(place, [20], seed=1)
     assert counts(quiet(run, place / "20.png")) == (1, 0, 0, 1, 0)  # at its place there is another content now
     (place / "30.png").write_bytes(b"half copied")
     assert counts(quiet(run, f"{place}/[03]*.png")) == (0, 2, 0, 0, 1)
@@ -330,7 +323,7 @@ def test_data_in_memory_takes_nothing_out(tmp_path):
 
 def test_a_kill_after_a_replacement_is_made_good_though_the_count_is_the_same(album, monkeypatch):
     place, run = album
-    pictures(place, [0], seed=1)
+    noise_pictures(place, [0], seed=1)
 
     def killed(*words):
         raise Killed
@@ -360,25 +353,25 @@ def test_what_a_kill_prevented_is_not_told(album, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(Items, "create", killed)
         with pytest.raises(Killed):
-            quiet(run, pictures(tmp_path / "never", [40, 41]))
-    quiet(run, pictures(tmp_path / "then", [50]))
+            quiet(run, noise_pictures(tmp_path / "never", [40, 41]))
+    quiet(run, noise_pictures(tmp_path / "then", [50]))
     (line,) = (line for line in tacit.load(run.folder).summary["data"]["lines"] if line.startswith("Added on"))
     assert f"from {tmp_path / 'then'}: 1; taken out: 0; 11 items then." in line
 
 
 def test_what_was_skipped_stays_listed_until_its_own_data_comes_again(album, tmp_path):
     place, run = album
-    more = pictures(tmp_path / "more", [60])
+    more = noise_pictures(tmp_path / "more", [60])
     (more / "torn.png").write_bytes(b"torn")
     quiet(run, more)
     assert skipped(run) == ["broken.png", f"{more}/torn.png"]
     assert tacit.load(run.folder).summary["data"]["skipped"] == 2
-    pictures(place, [61])
+    noise_pictures(place, [61])
     quiet(run, place / "61.png")
     assert skipped(run) == ["broken.png", f"{more}/torn.png"]
     (place / "broken.png").unlink()
     (place / "62.png").write_bytes(b"torn")
-    pictures(place, [63])
+    noise_pictures(place, [63])
     quiet(run, place)
     assert skipped(run) == [f"{more}/torn.png", "62.png"]
 

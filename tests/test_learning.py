@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from noise import noise_pictures
 from PIL import Image
 
 import tacit
@@ -120,20 +121,11 @@ def test_other_data_is_an_error(run):
         unfinished.write_bytes(kept)
 
 
-def noise(folder, numbers, seed=0):
-    """Pictures of noise, each its own."""
-    folder.mkdir(exist_ok=True)
-    for number in numbers:
-        picture = np.random.default_rng((seed, number)).integers(0, 255, (32, 32, 3), np.uint8)
-        Image.fromarray(picture).save(folder / f"{number}.png")
-    return folder
-
-
 @pytest.fixture(scope="module")
 def cats(tmp_path_factory):
     """Ten pictures, and a finished run of them."""
     folder = tmp_path_factory.mktemp("pets")
-    tacit.learn(noise(folder / "cats", range(10)), out=folder / "run", method="pca", verbose=False)
+    tacit.learn(noise_pictures(folder / "cats", range(10)), out=folder / "run", method="pca", verbose=False)
     return folder
 
 
@@ -143,12 +135,12 @@ def test_a_finished_run_is_given_back_for_its_own_data_only(cats, tmp_path):
     shutil.copytree(cats / "run", tmp_path / "run")
     before = (tmp_path / "run" / "summary.json").read_bytes()
     with pytest.raises(RunError, match=r"10 items of .*cats, not of .*dogs \(12 items\); give another out .*tacit add"):
-        tacit.learn(noise(tmp_path / "dogs", range(12), seed=1), **words)
+        tacit.learn(noise_pictures(tmp_path / "dogs", range(12), seed=1), **words)
     shutil.copytree(cats / "cats", tmp_path / "moved")
     assert tacit.learn(tmp_path / "moved", **words).folder == tmp_path / "run"
     (line,) = plan(LearnSettings(data=tmp_path / "moved", **words)).lines()
     assert "nothing to do. It learned from the same items, which lay in" in line
-    noise(cats / "cats", [10])
+    noise_pictures(cats / "cats", [10])
     try:
         with pytest.raises(RunError, match=r"10 items of .*cats, which has changed since \(11 items\)"):
             tacit.learn(cats / "cats", **words)
@@ -177,7 +169,7 @@ def test_the_same_command_again_keeps_what_was_added(cats, tmp_path, how):
             return tacit.learn(folder, out=tmp_path / "run", method="pca", verbose=False)
         return embed_run(str(cats / "run"), folder, out=tmp_path / "run", progress=False)
 
-    again().add(noise(tmp_path / "more", range(20, 25)), say=lambda line: None)
+    again().add(noise_pictures(tmp_path / "more", range(20, 25)), say=lambda line: None)
     assert len(again().items) == 15
     (tmp_path / "run" / "report.html").unlink()
     (tmp_path / "run" / "README.md").unlink()

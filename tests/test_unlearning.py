@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from noise import noise_pictures
 from PIL import Image
 
 import tacit
@@ -253,22 +254,13 @@ def test_the_plan_is_the_runs_own(run):
     assert made.steps == run.config["steps"]
 
 
-def noise(folder, numbers, seed=0):
-    """Pictures of noise, each its own."""
-    folder.mkdir(exist_ok=True)
-    for number in numbers:
-        picture = np.random.default_rng((seed, number)).integers(0, 255, (32, 32, 3), np.uint8)
-        Image.fromarray(picture).save(folder / f"{number}.png")
-    return folder
-
-
 CLOSED = {"method": "retrain", **QUIET}
 
 
 @pytest.fixture
 def album(tmp_path):
     """Ten pictures and a run of them, in closed form."""
-    place = noise(tmp_path / "u", range(10))
+    place = noise_pictures(tmp_path / "u", range(10))
     return place, tacit.learn(place, out=tmp_path / "run", method="pca", labels="none", verbose=False)
 
 
@@ -287,7 +279,7 @@ def test_the_named_item_goes_though_add_has_changed_the_order(album, tmp_path):
     found = tacit.load(run.folder).unlearn(["4.png", "0.png"], out=tmp_path / "new", **CLOSED)
     assert sorted(found.run.items.column("uri")) == [f"{i}.png" for i in range(1, 10) if i != 4]
     assert (found.forgotten, found.kept) == (2, 8)
-    never = noise(tmp_path / "never", [1, 2, 3, 5, 6, 7, 8, 9])  # and the encoder is one of the others alone
+    never = noise_pictures(tmp_path / "never", [1, 2, 3, 5, 6, 7, 8, 9])  # and the encoder is one of the others alone
     expected = tacit.learn(never, out=tmp_path / "other", method="pca", labels="none", verbose=False)
     np.testing.assert_allclose(found.run.items.vectors(), expected.items.vectors(), atol=1e-4)
 
@@ -295,9 +287,9 @@ def test_the_named_item_goes_though_add_has_changed_the_order(album, tmp_path):
 def test_added_items_are_taken_over_but_for_those_named(album, tmp_path):
     """From another folder, from a part of one, and from the run's own, which has grown since."""
     place, run = album
-    again(run, noise(tmp_path / "more", [20, 21]))
-    again(run, noise(tmp_path / "many", range(30, 34)) / "31.png")
-    again(run, noise(place, [40]))
+    again(run, noise_pictures(tmp_path / "more", [20, 21]))
+    again(run, noise_pictures(tmp_path / "many", range(30, 34)) / "31.png")
+    again(run, noise_pictures(place, [40]))
     found = tacit.load(run.folder).unlearn(["4.png", "20.png"], out=tmp_path / "new", **CLOSED)
     kept = [i for i in range(10) if i != 4]
     assert list(found.run.items.column("uri")) == [f"{i}.png" for i in (*kept, 21, 31, 40)]
@@ -313,7 +305,7 @@ def test_added_items_are_taken_over_but_for_those_named(album, tmp_path):
 
 def test_what_can_no_longer_be_taken_over_is_said(album, tmp_path):
     _, run = album
-    more = noise(tmp_path / "more", [20, 21])
+    more = noise_pictures(tmp_path / "more", [20, 21])
     again(run, more)
     (more / "21.png").unlink()
     found = tacit.load(run.folder).unlearn(["4.png"], out=tmp_path / "new", **CLOSED)
@@ -323,7 +315,7 @@ def test_what_can_no_longer_be_taken_over_is_said(album, tmp_path):
 
 def test_items_that_were_only_added_are_not_unlearned(album, tmp_path):
     _, run = album
-    again(run, noise(tmp_path / "more", [20, 21]))
+    again(run, noise_pictures(tmp_path / "more", [20, 21]))
     with pytest.raises(ArgumentError, match=r"20\.png.*learned from, and these came by `tacit add`"):
         tacit.load(run.folder).unlearn(["20.png"], out=tmp_path / "new", **CLOSED)
     assert not (tmp_path / "new").exists()
@@ -331,7 +323,7 @@ def test_items_that_were_only_added_are_not_unlearned(album, tmp_path):
 
 def test_data_that_lacks_what_was_learned_from_is_refused(album, tmp_path):
     place, run = album
-    noise(place, [40])
+    noise_pictures(place, [40])
     (place / "7.png").unlink()
     with pytest.raises(RunError, match="learned from"):
         tacit.load(run.folder).unlearn(["4.png"], out=tmp_path / "new", **CLOSED)

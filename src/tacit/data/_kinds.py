@@ -300,7 +300,7 @@ def table_of(source: Any, labels: str, where: str, schema: dict[str, Any] | None
     n, d = read.x.shape
     missing = float(np.isnan(read.x).mean())
     gaps = f", {100 * missing:.1f} % missing" if missing else ""
-    named = sum(count > 0 for count in read.categories)
+    categories = sum(count > 0 for count in read.categories)
     return Found(
         "table",
         read.x,
@@ -314,7 +314,7 @@ def table_of(source: Any, labels: str, where: str, schema: dict[str, Any] | None
         remarks=[*remarks, *read.remarks, *([f"Left out: {left_out}; rename what is none."] if unused else [])],
         snippets=[read.row_text(row, length=160) for row in range(n)],
         shape={"dim": d, "categories": list(read.categories), "schema": read.schema},
-        counted=f"{n:,} rows of {d:,} columns ({named:,} of them categories){gaps}",
+        counted=f"{n:,} rows of {d:,} columns ({categories:,} of them categories){gaps}",
     )
 
 
