@@ -51,16 +51,32 @@ TIMED = 14
 """Steps that are timed, of which the first four warm up."""
 
 
-def median_step(learner, items, training):
-    """Median seconds of a step. Nothing else may run."""
-    times = []
+def time_of(learner, items, training, *callbacks):
+    """Seconds of a step, the median, with its share of what is done once an epoch; and of what comes before the first.
+
+    Nothing else may run.
+    """
+    times, spent = [], {"before_fit": 0.0, "before_epoch": 0.0}
 
     class Clock(Callback):
         def step(self, step, loss, lr, health):
             times.append(time.perf_counter())
 
-    fit(learner, items, max_steps=TIMED, callbacks=[Clock()], **training)
-    return float(np.median(np.diff(times[4:])))
+    def watched(name):
+        does = getattr(learner, name)
+
+        def do(data):
+            began = time.perf_counter()
+            does(data)
+            spent[name] = time.perf_counter() - began
+
+        return do
+
+    for name in spent:
+        setattr(learner, name, watched(name))
+    fit(learner, items, max_steps=TIMED, callbacks=[Clock(), *callbacks], **training)
+    a_step = float(np.median(np.diff(times[4:]))) + spent["before_epoch"] * training.get("batch_size", 256) / len(items)
+    return {"seconds": a_step, "start": spent["before_fit"]}
 
 
 def timed(table):
@@ -78,14 +94,15 @@ def keep_time(table, method, found):
 
 
 def steps_in(minutes, table, method):
-    """How many steps fit.
+    """How many steps fit, beside what a method does before the first.
 
     Raises:
         RuntimeError: the method was not timed.
     """
     if method not in timed(table):
         raise RuntimeError(f"{method} was not timed on {table}: call this file with `time` first")
-    return max(1, int(minutes * 60 / timed(table)[method]["seconds"]))
+    found = timed(table)[method]
+    return max(1, int((minutes * 60 - found.get("start", 0)) / found["seconds"]))
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------

@@ -32,13 +32,13 @@ from _tables import (
     learner_of,
     learns_without_labels,
     length_of,
-    median_step,
     number,
     ranked,
     read_lines,
     run_all,
     spread,
     steps_in,
+    time_of,
     timed,
     write_auto,
     write_section,
@@ -402,12 +402,12 @@ def time_steps(wanted):
             continue
         try:
             learner, items, made = learner_and_items(method, KINDS[kind].sets[data][0](data, 0), 0)
-            seconds = median_step(learner, items, made.training)
+            took = time_of(learner, items, made.training)
         except Exception as error:
             print(f"{data:16} {method:16} failed: {type(error).__name__}: {error}", flush=True)
             failed += 1
             continue
-        found = {"seconds": seconds, "items": made.training.get("batch_size", 256) / seconds}
+        found = {**took, "items": made.training.get("batch_size", 256) / took["seconds"]}
         keep_time(data, method, found)
         print(f"{data:16} {method:16} {found}", flush=True)
     sys.exit(min(failed, 1))

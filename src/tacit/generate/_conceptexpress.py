@@ -429,11 +429,11 @@ class _Judge:
 
     def __call__(self, one: ConceptExpress, truth: dict[str, Tensor]) -> float:
         """The share of right answers over objects, their pictures, shapes and colours."""
-        masks, right = one.masks_.float(), []
+        masks, right = one.masks_.float().cpu(), []
         for number in range(int(truth["count"])):
             here = (truth["instance"] == number + 1).float()[None, None]
             share = F.interpolate(here, masks.shape[-2:], mode="area")[0, 0]
-            pictures = one.generate(int((masks * share).sum((1, 2)).argmax()), 4, num_steps=20)
+            pictures = one.generate(int((masks * share).sum((1, 2)).argmax()), 4, num_steps=20).cpu()
             for name, judge in self._fitted.items():
                 right.append(float((judge.predict(pictures.flatten(1).numpy()) == int(truth[name][number])).mean()))
         return float(np.mean(right))
