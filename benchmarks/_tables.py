@@ -165,8 +165,8 @@ def ranked(lines, by, keys):
 
 
 def spread(lines, key):
-    """Mean in per cent, and the standard deviation over seeds."""
-    values = [100 * line[key] for line in lines]
+    """Mean in per cent, and the standard deviation over the seeds that have it."""
+    values = [100 * line[key] for line in lines if key in line]
     mean = statistics.mean(values)
     return f"{mean:.1f}" if len(values) == 1 else f"{mean:.1f} ± {statistics.stdev(values):.1f}"
 
