@@ -8,8 +8,7 @@ import typer
 
 from tacit.cli import _show as show
 from tacit.cli._machine import get_ready
-from tacit.cli._options import scalar
-from tacit.errors import expect
+from tacit.cli._options import whole_or_none
 
 EXAMPLES = (
     "tacit add run/ more-photos/",
@@ -43,8 +42,7 @@ def add(
     The encoder, the clusters, and the numbers and places of the items there are stay as they are. A kill leaves the run
     as it was before or as it is after; the same command then ends what is left to do.
     """
-    count = None if threads is None else scalar(threads)
-    expect("threads", count, count is None or (type(count) is int and count >= 1), "a whole number, at least 1")
+    count = whole_or_none("threads", threads)
     with show.aside(as_json):
         get_ready(count)
         from tacit.adding import add as add_data

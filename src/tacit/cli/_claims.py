@@ -12,7 +12,7 @@ import typer
 
 from tacit.cli import _show as show
 from tacit.cli._machine import get_ready
-from tacit.cli._options import scalar
+from tacit.cli._options import whole, whole_or_none
 from tacit.errors import ArgumentError, DataError, expect, unknown
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def run(
     if labels is not None and data is None:
         raise ArgumentError(f"labels={labels!r}: expected --data DIR with it, since a claim knows its own labels")
     chosen = _chosen(name, area, every, only_claims=data is not None)
-    count = _count("jobs", jobs)
+    count = whole("jobs", jobs)
     with show.aside(as_json):
-        get_ready(None if threads is None else _count("threads", threads))
+        get_ready(whole_or_none("threads", threads))
         _check_device(device)
         from tacit.claims._run import Settings
         from tacit.cli import _verdicts as verdicts
@@ -307,7 +307,7 @@ def tune(
     """
     from tacit.claims._evidence import EVIDENCE
 
-    found, count = _one_claim(name), _count("trials", trials)
+    found, count = _one_claim(name), whole("trials", trials)
     with show.aside(as_json):
         get_ready()
         _check_device(device)
@@ -346,9 +346,3 @@ def _one_claim(name: str) -> Found:
     names = " or ".join(one.id for one in found) or "a system with a claim, and there is none"
     expect("name", name, len(found) == 1, f"one claim: {names}")
     return found[0]
-
-
-def _count(name: str, text: str) -> int:
-    value = scalar(text)
-    expect(name, value, type(value) is int and value >= 1, "a whole number, at least 1")
-    return value

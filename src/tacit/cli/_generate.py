@@ -9,7 +9,7 @@ import typer
 
 from tacit.cli import _show as show
 from tacit.cli._machine import get_ready
-from tacit.cli._options import scalar
+from tacit.cli._options import scalar, whole, whole_or_none
 from tacit.errors import expect
 
 if TYPE_CHECKING:
@@ -79,9 +79,9 @@ def generate(
     Labels are used for --class alone, and the run's ledger notes it.
     """
     numbers: dict[str, Any] = {
-        "n": _whole("n", n),
-        "steps": _whole("steps", steps),
-        "seed": _whole("seed", seed, least=0),
+        "n": whole("n", n),
+        "steps": whole("steps", steps),
+        "seed": whole("seed", seed, least=0),
     }
     steered: dict[str, Any] = {"like": like, "class_name": class_name, "energy": energy}
     with show.aside(as_json):
@@ -118,9 +118,9 @@ def restore(
 
     What is filled in is invented: it looks like the run's data, at the run's size.
     """
-    counts = {"scale": _whole("scale", scale), "steps": _whole("steps", steps), "repeats": _whole("repeats", repeats)}
+    counts = {"scale": whole("scale", scale), "steps": whole("steps", steps), "repeats": whole("repeats", repeats)}
     numbers: dict[str, Any] = {**counts, "blur": _number("blur", blur), "noise": _number("noise", noise)}
-    numbers["seed"] = _whole("seed", seed, least=0)
+    numbers["seed"] = whole("seed", seed, least=0)
     with show.aside(as_json):
         loaded = _load(run, threads)
         made = loaded.restore(*images, task=task, mask=mask, degrade=degrade, **numbers, out=out, say=_say)
@@ -128,7 +128,7 @@ def restore(
 
 
 def _load(run: str, threads: str | None) -> Run:
-    get_ready(None if threads is None else _whole("threads", threads))
+    get_ready(whole_or_none("threads", threads))
     from tacit.runs import load
 
     return load(run)
@@ -149,12 +149,6 @@ def _answer(run: Run, made: Pictures, as_json: bool) -> None:
     show.lines([f"Pictures: {made.folder}", f"Contact sheet: {made.sheet}"], wrap=False)
     if report:
         show.lines([f"Report: {report}"], wrap=False)
-
-
-def _whole(name: str, text: str, least: int = 1) -> int:
-    value = scalar(text)
-    expect(name, value, type(value) is int and value >= least, f"a whole number, at least {least}")
-    return value
 
 
 def _number(name: str, text: str) -> float:

@@ -10,7 +10,7 @@ import typer
 
 from tacit.cli import _show as show
 from tacit.cli._machine import get_ready
-from tacit.cli._options import scalar
+from tacit.cli._options import whole, whole_or_none
 from tacit.errors import expect
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ def label(
         expect(name, value, value is None or needed is not None, f"--{name} beside {wanted} only")
     words: dict[str, Any] = {"out": out, "say": _say}
     if labels is None:
-        _by_names(run, threads, as_json, classes, template, keywords, _whole("seed", seed, 0), words)
+        _by_names(run, threads, as_json, classes, template, keywords, whole("seed", seed, 0), words)
         return
     with show.aside(as_json):
         loaded = _load(run, threads)
-        found: Any = loaded.label(labels, column=column, seed=_whole("seed", seed, 0), **words)
+        found: Any = loaded.label(labels, column=column, seed=whole("seed", seed, 0), **words)
         choice = found.choice
         if not as_json:
             cells = [
@@ -136,8 +136,8 @@ def suggest(
     """
     with show.aside(as_json):
         loaded = _load(run, threads)
-        words = {"labels": labels, "task": task, "seed": _whole("seed", seed, 0), "out": out, "say": _say}
-        found = loaded.suggest(_whole("n", n), **words)
+        words = {"labels": labels, "task": task, "seed": whole("seed", seed, 0), "out": out, "say": _say}
+        found = loaded.suggest(whole("n", n), **words)
         if not as_json:
             cells = [
                 (str(item), uri, why) for item, uri, why in zip(found.items, found.uris, found.reasons, strict=True)
@@ -167,8 +167,8 @@ def cluster(
     """
     with show.aside(as_json):
         loaded = _load(run, threads)
-        count = "auto" if k == "auto" else _whole("k", k)
-        found = loaded.cluster(count, method=method, seed=_whole("seed", seed, 0), out=out, say=_say)
+        count = "auto" if k == "auto" else whole("k", k)
+        found = loaded.cluster(count, method=method, seed=whole("seed", seed, 0), out=out, say=_say)
     more = {"n_clusters": found.n_clusters, "names": found.names, "examples": found.examples}
     _answer(loaded, found, as_json, more)
 
@@ -185,7 +185,7 @@ COMMANDS: dict[Callable[..., None], tuple[str, ...]] = {
 
 
 def _load(run: str, threads: str | None) -> Run:
-    get_ready(None if threads is None else _whole("threads", threads))
+    get_ready(whole_or_none("threads", threads))
     from tacit.runs import load
 
     return load(run)
@@ -209,9 +209,3 @@ def _answer(run: Run, found: Answer, as_json: bool, more: dict[str, Any]) -> Non
         show.lines([f"Contact sheet: {found.sheet}"], wrap=False)
     if report:
         show.lines([f"Report: {report}"], wrap=False)
-
-
-def _whole(name: str, text: str, least: int = 1) -> int:
-    value = scalar(text)
-    expect(name, value, type(value) is int and value >= least, f"a whole number, at least {least}")
-    return value

@@ -68,6 +68,22 @@ def scalar(text: str) -> Any:
     return text
 
 
+def whole(name: str, text: str, least: int = 1) -> int:
+    """The whole number that an option gives, at least `least`.
+
+    Raises:
+        ArgumentError: it is none, or below.
+    """
+    value = scalar(text)
+    expect(name, value, type(value) is int and value >= least, f"a whole number, at least {least}")
+    return int(value)
+
+
+def whole_or_none(name: str, text: str | None, least: int = 1) -> int | None:
+    """The same of an option that may be left out."""
+    return None if text is None else whole(name, text, least)
+
+
 def _assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     expect(METHOD, text, bool(name and equals), "a value", "such as --method.temperature 0.2")

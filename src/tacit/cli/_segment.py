@@ -9,7 +9,7 @@ import typer
 
 from tacit.cli import _show as show
 from tacit.cli._machine import get_ready
-from tacit.cli._options import scalar
+from tacit.cli._options import scalar, whole_or_none
 from tacit.errors import expect
 
 if TYPE_CHECKING:
@@ -59,9 +59,8 @@ def segment(
 
     The run has to be of a method that learned from videos: tacit learn VIDEOS --method foreground-generations
     """
-    level, count = scalar(threshold), None if threads is None else scalar(threads)
+    level, count = scalar(threshold), whole_or_none("threads", threads)
     expect("threshold", level, type(level) in (int, float) and 0 <= level <= 1, "a number from 0 to 1")
-    expect("threads", count, count is None or (type(count) is int and count >= 1), "a whole number, at least 1")
     with show.aside(as_json):
         get_ready(count)
         from tacit.runs import load

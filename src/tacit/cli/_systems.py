@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tacit.cli import _show as show
-from tacit.cli._options import scalar
-from tacit.errors import expect
+from tacit.cli._options import whole_or_none
 
 if TYPE_CHECKING:
     from tacit.finding import System
@@ -76,8 +75,7 @@ def systems(
     if page is not None:
         _write_page(Path(page), as_json)
         return
-    count = None if k is None else scalar(k)
-    expect("k", count, count is None or (type(count) is int and count >= 1), "a whole number, at least 1")
+    count = whole_or_none("k", k)
     filters = {"area": area, "modality": modality, "kind": kind, "level": level, "verdict": verdict, "needs": needs}
     with show.aside(as_json):
         found = find_systems(query, **filters, related=5 if query else 0)

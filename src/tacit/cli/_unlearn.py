@@ -8,8 +8,7 @@ import typer
 
 from tacit.cli import _show as show
 from tacit.cli._machine import get_ready
-from tacit.cli._options import scalar
-from tacit.errors import expect
+from tacit.cli._options import whole, whole_or_none
 
 EXAMPLES = (
     "tacit unlearn run/ items.txt",
@@ -59,10 +58,8 @@ def unlearn(
     Their rows, thumbnails and vectors are in no file of it. An audit page says how near the encoder comes to one that
     was trained without them. The old run and the data stay as they are.
     """
-    chance = scalar(seed)
-    expect("seed", chance, type(chance) is int and chance >= 0, "a whole number, at least 0")
-    count = None if threads is None else scalar(threads)
-    expect("threads", count, count is None or (type(count) is int and count >= 1), "a whole number, at least 1")
+    chance = whole("seed", seed, least=0)
+    count = whole_or_none("threads", threads)
     with show.aside(as_json):
         get_ready(count)
         from tacit.runs import load

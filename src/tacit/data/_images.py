@@ -45,15 +45,10 @@ FORMATS = (
 """What Pillow may be asked to read. Of the others that it knows, some run programs (EPS) or take text for an image."""
 
 RESAMPLE = Image.Resampling.BICUBIC
-_EXIF_ORIENTATION = 0x0112
 
 
 class Unreadable(Exception):
     """An item cannot be used; the message is the reason, `kind` or `kind: detail`."""
-
-
-class Changed(Exception):
-    """An item is no longer what it was a moment ago: the reason may be gone at the next try."""
 
 
 class Picture(NamedTuple):
