@@ -201,6 +201,7 @@ def test_a_setting_that_a_later_version_added_stands_at_its_default(run, photos)
 
 def test_init_starts_from_the_runs_weights(run, photos, tmp_path):
     made = plan(LearnSettings(data=photos, init=str(run.folder), out=str(tmp_path / "new"), **SMALL))
+    assert any(line.startswith("model: ") and line.endswith(f"starting from {run.folder}") for line in made.lines())
     started = made.learner().encoder.state_dict()
     assert all(torch.equal(value, started[name]) for name, value in run.encoder.state_dict().items())
 

@@ -141,7 +141,8 @@ class Plan:
         entry = catalogue.find(self.recipe.method)
         lines = [*self.settings.notes, *self.source.describe()]
         lines.append(f"method: {entry.id}, {self.why}. {entry.summary}")
-        lines.append(f"model: {_network(self.recipe.encoder)}")
+        start = f", starting from {self.settings.init}" if self.settings.init is not None else ""
+        lines.append(f"model: {_network(self.recipe.encoder)}{start}")
         lines.append(self._length())
         unused = [name for name in OF_STEPS if getattr(self.settings, name) is not None and not self.steps]
         if unused:
