@@ -139,7 +139,11 @@ def _accuracy(trial: Trial, train: Part, unseen: Unseen, network: dict[str, Any]
     steps={"small": 300, "full": 10_000},
 )
 def better_than_from_scratch(bench: Bench) -> Comparison:
-    """Accuracy on unseen texts, both trained on the same texts and labels; from scratch all steps are on the labels."""
+    """Accuracy on unseen texts, both trained on the same texts and labels; from scratch all steps are on the labels.
+
+    The length decides: on two fresh seeds the difference is -17 points at 300 steps a stage, where the fine-tuning has
+    hardly begun to work, and -1 at 1,500, where training from scratch overfits. The paper trains to convergence.
+    """
     data, sizes, said = _task(bench)
     network = {"name": "text-transformer", **sizes}
 
