@@ -291,19 +291,19 @@ def rows(data, size, minutes):
             method, spread(line["lines"], "knn"), spread(line["lines"], "linear"), f"{line['rank']:.1f}",
             str(len(line["lines"])), length_of(method, line), number(each.get("images"), 0),
             number(each.get("ratio"), 2), number(each.get("expected"), 2),
-            reached(line, goal, each.get("seconds")) if stepped else "",
+            reached(line, goal, each) if stepped else "",
             number(each.get("memory"), 0), f"{line['dim']:.0f}", f"{line['effective_rank']:.0f}",
             spread(line["lines"], "view_retrieval") if "view_retrieval" in line else "",
         ]  # fmt: skip
 
 
-def reached(line, goal, seconds):
-    """Seconds of training until k-NN among training images passed the best raw baseline's there."""
+def reached(line, goal, took):
+    """Seconds from the start until k-NN among training images passed the best raw baseline's there."""
     looks = line["lines"][0].get("looks")
-    if goal is None or seconds is None or not looks:
+    if goal is None or not took or not looks:
         return ""
     step = next((step for step, knn in looks if knn >= goal), None)
-    return "not" if step is None else f"{step * seconds:.0f} s"
+    return "not" if step is None else f"{took.get('start', 0) + step * took['seconds']:.0f} s"
 
 
 def table():
