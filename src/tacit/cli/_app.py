@@ -15,7 +15,7 @@ from tacit._version import __version__
 from tacit.cli import _add, _claims, _explore, _generate, _labelling, _segment, _systems, _unlearn
 from tacit.cli import _show as show
 from tacit.cli._machine import get_ready
-from tacit.cli._options import scalar, settings_given, takes_settings, whole, whole_or_none
+from tacit.cli._options import scalar, settings_given, takes_settings, whole
 from tacit.errors import ArgumentError, expect, unknown
 from tacit.settings import GROUPS, LearnSettings, extra_of
 
@@ -254,7 +254,8 @@ def search(
     said = " and ".join(name for name, there in given.items() if there)
     remedy = f"try: tacit search {run} photo.jpg"
     expect("search", said or None, sum(given.values()) == 1, "one of QUERY, --item and --duplicates", remedy)
-    count, number = whole("k", k), whole_or_none("item", item, least=0)
+    count, number = whole("k", k), None if item is None else scalar(item)
+    expect("item", number, item is None or (type(number) is int and number >= 0), "the number of an item")
     expect("save", save, save is None or not duplicates, "a name beside a query")
     answer: dict[str, Any] = {"run": run}
     with show.aside(as_json):
