@@ -97,12 +97,15 @@ def steps_in(minutes, table, method):
     """How many steps fit, beside what a method does before the first.
 
     Raises:
-        RuntimeError: the method was not timed.
+        RuntimeError: the method was not timed, or has no time left for a step.
     """
     if method not in timed(table):
         raise RuntimeError(f"{method} was not timed on {table}: call this file with `time` first")
     found = timed(table)[method]
-    return max(1, int((minutes * 60 - found.get("start", 0)) / found["seconds"]))
+    steps = int((minutes * 60 - found.get("start", 0)) / found["seconds"])
+    if steps < 1:
+        raise RuntimeError(f"{minutes} minutes leave {method} no step on {table}: give it more")
+    return steps
 
 
 # Runs -----------------------------------------------------------------------------------------------------------------

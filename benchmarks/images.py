@@ -73,7 +73,7 @@ def methods():
 
 
 def learns_from_images(kind):
-    """Whether it asks for nothing else: neither labels, clips nor tokens."""
+    """Whether it asks for nothing else: neither labels, nor clips, nor descriptions."""
     return learns_without_labels(kind) and not {"clip", "tokens"} & set(wanted_columns(kind))
 
 
@@ -99,26 +99,26 @@ def as_bytes(x, size):
 # time -----------------------------------------------------------------------------------------------------------------
 
 
-def time_steps(names, data, size, alone):
-    """Seconds of a step, peak memory and, unless alone, the ratio to SimCLR's on the same network and batch.
+def time_steps(names, data, size):
+    """Seconds of a step, SimCLR's on the same network and batch, the ratio expected, and peak memory.
 
     Nothing else may run; each method has a process of its own, whose peak memory is then known.
     """
     for method in names:
         if method in FIXED or is_closed(method):
             continue
-        found = json.loads(answer("time-one", method, 0, data, size, *(["--alone"] if alone else [])))
+        found = json.loads(answer("time-one", method, 0, data, size))
         keep_time(f"{data}-{size}", method, found)
         print(f"{method:16} {found}", flush=True)
 
 
-def time_one(method, data, size, alone):
+def time_one(method, data, size):
     x, _ = images(data, size, "train", 0)
     made = prepared(method, data, size)
     took, passes = measured(method, made, x, data, size)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     reference = None
-    if made.encoder is not None and not alone:
+    if made.encoder is not None:
         plain = prepared("simclr", data, size)
         same = {**plain.training, "batch_size": made.training["batch_size"]}
         reference = measured("simclr", plain, x, data, size, encoder=made.encoder, training=same)
@@ -308,8 +308,7 @@ def reached(line, goal, took):
 
 def table():
     for data, size, minutes in SETS:
-        name = f"{data}-{size}" if minutes == 5 else f"{data}-{size}-{minutes}"
-        write_section(PAGE, name, TITLES, list(rows(data, size, minutes)))
+        write_section(PAGE, f"{data}-{size}-{minutes}", TITLES, list(rows(data, size, minutes)))
     choose(*SETS[0])
 
 
@@ -336,7 +335,6 @@ def main():
     ask.add_argument("--best", type=int, help="only this many of the best of the first table, and what is raw")
     ask.add_argument("--seeds", type=int, default=1)
     ask.add_argument("--minutes", type=int, default=5, help="of two quiet cores, in which the steps would be done")
-    ask.add_argument("--alone", action="store_true", help="times no SimCLR beside each method")
     ask.add_argument("--jobs", type=int, default=1, help="runs at once, with one thread each")
     ask.add_argument("--work", type=Path, default=Path("runs/images"), help="folder for checkpoints")
     args = ask.parse_args()
@@ -344,7 +342,7 @@ def main():
     if args.do == "table":
         return table()
     if args.do == "time-one":
-        return print(json.dumps(time_one(args.methods, args.data, args.size, args.alone)))
+        return print(json.dumps(time_one(args.methods, args.data, args.size)))
     if args.do == "one":
         one = run_one(args.methods, args.seeds, args.data, args.size, args.minutes, args.work)
         return print(json.dumps(one))
@@ -353,7 +351,7 @@ def main():
         best = itertools.islice((m for m in ranked(*SETS[0]) if m not in RAW), args.best)
         names = [*RAW, *best]
     if args.do == "time":
-        return time_steps(names, args.data, args.size, args.alone)
+        return time_steps(names, args.data, args.size)
     return run(names, range(args.seeds), args.data, args.size, args.minutes, args.jobs, args.work)
 
 
