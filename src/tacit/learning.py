@@ -263,6 +263,7 @@ def _facts(made: Plan, seconds: float) -> dict[str, Any]:
             "changes": [vars(change) for change in made.recipe.changes],
             "kept": kept,
             "seed": made.settings.seed,
+            "init": made.settings.init,
         },
         "health": {"word": end.get("word"), "reason": end.get("reason"), **last},
     }

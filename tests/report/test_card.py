@@ -32,6 +32,13 @@ def test_the_card_says_what_it_is_and_holds_the_figures(make_run):
         assert words in body, words
 
 
+def test_the_card_names_the_weights_that_training_started_from(make_run):
+    _, body = read(write_card(make_run(change=lambda summary: summary["training"].update(init="tacit:small"))))
+    assert "on cpu, starting from `tacit:small`." in body
+    _, body = read(write_card(make_run()))
+    assert "starting from" not in body
+
+
 def test_a_card_is_renewed_until_someone_edits_it(make_run):
     run = make_run()
     path = write_card(run)

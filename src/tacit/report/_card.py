@@ -87,7 +87,8 @@ def _what(summary: Mapping[str, Any]) -> str:
         return f"{found} {how}, which is solved in closed form."
     spent = f", {words.count(training.get('steps'), 'step')} in {words.duration(training.get('seconds'))}"
     where = f" on {_plain(training['device'])}" if training.get("device") else ""
-    return f"{found} {how}{spent}{where}."
+    start = f", starting from {_code(training['init'])}" if training.get("init") else ""
+    return f"{found} {how}{spent}{where}{start}."
 
 
 def _data(summary: Mapping[str, Any], skipped: int) -> str:
