@@ -54,6 +54,11 @@ def test_methods_get_equal_steps_and_batches_and_stand_beside_the_baselines(phot
     assert json.loads(Path("compare/comparison.json").read_text())["steps"] == 2
 
 
+def test_a_baseline_that_is_itself_among_the_methods_has_one_row(photos):
+    answer = tacit.compare(photos, methods="pca,patch-kmeans", **QUICK)
+    assert {row.name for row in answer.rows} == {"pca", "patch-kmeans", "pixels"}
+
+
 def test_what_judges_is_not_learned_from_and_labels_come_from_the_half_for_choosing(photos):
     source = open_data(photos)
     learned, judged = _parts(source, 120, seed=0)

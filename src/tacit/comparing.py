@@ -28,13 +28,13 @@ from tacit.learner import encoder_of
 from tacit.planning import OVERHEAD, Plan, plan, step_seconds
 from tacit.recipes import usual_methods
 from tacit.settings import LearnSettings
-from tacit.surveying import quick_baselines, view_pairs
+from tacit.surveying import QUICK, quick_baselines, view_pairs
 from tacit.training import fit
 
 UNSEEN = 1000
 """Items kept from learning, by which methods are judged."""
 TRAINED, CLOSED, BASELINE = "trained", "closed form", "baseline"
-LEARNABLE = {"whitened PCA": "pca", "patch k-means": "patch-kmeans"}
+LEARNABLE = {name: id for baselines in QUICK.values() for name, id in baselines}
 """Baselines that `tacit learn` makes too, and in full, by their id."""
 
 
@@ -310,7 +310,9 @@ def _baseline_rows(
     made: Sequence[Plan], learned: Source, judged: Source, seed: int, out: Path, say: Callable[[str], None]
 ) -> list[Row]:
     say("the quick baselines")
-    encoders = quick_baselines(learned, seed)
+    compared = {one.recipe.method for one in made}
+    found = quick_baselines(learned, seed)
+    encoders = {name: each for name, each in found.items() if LEARNABLE.get(name) not in compared}
     with_encoder = [one for one in made if one.recipe.encoder is not None]
     if with_encoder:
         encoders["untrained"] = encoder_of(with_encoder[0].learner())
