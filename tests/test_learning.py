@@ -199,11 +199,29 @@ def test_a_setting_that_a_later_version_added_stands_at_its_default(run, photos)
         place.write_text(kept)
 
 
-def test_init_starts_from_the_runs_weights(run, photos, tmp_path):
-    made = plan(LearnSettings(data=photos, init=str(run.folder), out=str(tmp_path / "new"), **SMALL))
-    assert any(line.startswith("model: ") and line.endswith(f"starting from {run.folder}") for line in made.lines())
+@pytest.mark.parametrize("exported", [False, True])
+def test_init_starts_from_the_weights_of_a_run_or_an_exported_encoder(run, photos, tmp_path, exported):
+    place = run.export("folder", tmp_path / "encoder") if exported else run.folder
+    made = plan(LearnSettings(data=photos, init=str(place), out=str(tmp_path / "new"), **SMALL))
+    assert any(line.startswith("model: ") and line.endswith(f"starting from {place}") for line in made.lines())
     started = made.learner().encoder.state_dict()
     assert all(torch.equal(value, started[name]) for name, value in run.encoder.state_dict().items())
+
+
+def test_init_from_a_network_of_another_kind_says_which_it_is(run, photos, cats, tmp_path):
+    words = {"data": photos, "out": str(tmp_path / "new"), **SMALL}
+    with pytest.raises(ArgumentError, match="its network is resnet8; expected one of resnet18"):
+        plan(LearnSettings(init=str(run.folder), **{**words, "model": "resnet18"})).learner()
+    with pytest.raises(ArgumentError, match="it holds no network that has a name; expected one of"):
+        plan(LearnSettings(init=str(cats / "run"), **words)).learner()
+
+
+def test_init_from_a_network_that_is_its_methods_own(photos, tmp_path):
+    adversarial = tacit.learn(photos, out=tmp_path / "run", method="dcgan", max_steps=1, image_size=32, verbose=False)
+    made = plan(LearnSettings(data=photos, init=str(adversarial.folder), out=str(tmp_path / "new"), **SMALL))
+    assert made.recipe.encoder["name"] == "dcgan"
+    started = made.learner().encoder.state_dict()
+    assert all(torch.equal(value, started[name]) for name, value in adversarial.encoder.state_dict().items())
 
 
 def test_embed_makes_a_run_that_all_commands_take(run, photos, tmp_path):

@@ -30,7 +30,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "embedding": ["embed"],
         "learner": ["Learner"],
         "learning": ["learn"],
-        "runs": ["Run", "load"],
+        "runs": ["Run", "load", "load_encoder"],
         "training": ["Callback", "fit"],
     },
 )

@@ -30,7 +30,7 @@ from tacit.errors import DataError, RunError, expect
 from tacit.learner import Learner, encoder_of
 from tacit.nn import encoder as make_encoder
 from tacit.recipes import Change, Machine, Recipe, choose, larger, recipe, usual_methods, with_change
-from tacit.runs import load_encoder, shipped
+from tacit.runs import load_encoder, network_of
 from tacit.settings import LearnSettings
 from tacit.training import Callback, fit, held_out_count
 from tacit.views import mirror_changes_meaning, without_flips
@@ -230,7 +230,7 @@ def plan(settings: LearnSettings, source: Source | None = None) -> Plan | Finish
         given={name: value for name, value in given.items() if value is not None},
         precision=settings.precision,
     )
-    started_from = _run_encoder(settings)
+    started_from = _started_from(settings)
     if started_from is not None and made.encoder is not None:
         size = {"image_size": source.image_size} if source.image_size else {}
         grey = {"in_channels": source.channels} if str(settings.init).startswith("tacit:") else {}
@@ -307,7 +307,7 @@ def open_for(
     return open_data(
         settings.data,
         modality=settings.modality or ("video" if _learns_from_clips(settings.method) else None),
-        image_size=settings.image_size or (_run_encoder(settings) or {}).get("image_size", usual),
+        image_size=settings.image_size or (_started_from(settings) or {}).get("image_size", usual),
         labels=settings.labels,
         on_error=settings.on_error,
         num_workers=settings.num_workers,
@@ -357,16 +357,10 @@ def _expect_no_labels(method: str) -> None:
     expect("method", method, ok, "one that learns without labels", remedy)
 
 
-def _run_encoder(settings: LearnSettings) -> dict[str, Any] | None:
-    """The network that `--init RUN` or `--init tacit:small` starts from, unless another model is asked for."""
-    init = str(settings.init)
-    if settings.init is None or settings.model != "auto" or init.endswith(".safetensors"):
-        return None
-    if init.split(":")[0] in ("timm", "hf"):
-        return None
-    if init.startswith("tacit:"):
-        return dict(shipped(init)["encoder"])
-    return read_config(init)["build"]["encoder"]
+def _started_from(settings: LearnSettings) -> dict[str, Any] | None:
+    """The network whose weights `--init` names, unless another model is asked for."""
+    named = settings.init is not None and settings.model == "auto"
+    return network_of(str(settings.init)) if named else None
 
 
 def _model(settings: LearnSettings) -> str:

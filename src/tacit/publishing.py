@@ -35,13 +35,14 @@ tags:
 An encoder of {kind} data with {dim} features, made with tacit {version}.
 
 ```python
-from tacit.nn import {family}
+import tacit
 
-encoder = {family}.from_pretrained("HUB NAME OR FOLDER")
+encoder = tacit.load_encoder("hub:USER/NAME")    # or the folder
 features = {use}
 ```
 
-On the command line: `tacit embed FOLDER DATA --out RUN`, or `hub:USER/NAME` in place of the folder.
+On the command line: `tacit embed FOLDER DATA --out RUN`, and to learn on from these weights `tacit learn DATA --init
+FOLDER`; or `hub:USER/NAME` in place of the folder.
 
 | | |
 |---|---|
@@ -81,7 +82,6 @@ def card(encoder: nn.Module, facts: Mapping[str, Any]) -> str:
         kind=kind,
         dim=encoder.dim,
         version=__version__,
-        family="ImageEncoder" if kind == "image" else "ItemEncoder",
         use=USES[kind],
         facts="\n".join(f"| {name} | {_in_a_cell(value)} |" for name, value in table.items() if value is not None),
     )

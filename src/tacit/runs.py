@@ -19,8 +19,8 @@ from tacit.checkpoints import plain_errors, read_config, save_tensors
 from tacit.embedding import embed, evaluating
 from tacit.errors import ArgumentError, MissingExtra, RunError, expect, unknown
 from tacit.learner import HOLDERS, encoder_of, load_state
-from tacit.nn import ImageEncoder, ItemEncoder
 from tacit.nn import encoder as make_encoder
+from tacit.nn import read_pretrained_config, read_pretrained_weights
 from tacit.publishing import push, write_folder
 from tacit.querying import Joint, vector_of
 
@@ -294,8 +294,8 @@ class Run:
         """Write the encoder alone.
 
         Args:
-            to: `safetensors`, the weights alone; `folder`, weights, config and card, which `tacit embed` and
-                `from_pretrained` load again; or, of images, `onnx` (input: float images in [0, 1], (n, channels, size,
+            to: `safetensors`, the weights alone; `folder`, weights, config and card, which `tacit embed`,
+                `tacit learn --init` and `tacit.load_encoder` load again; or, of images, `onnx` (input: float images in [0, 1], (n, channels, size,
                 size), normalisation included; any n).
             path: of the file or folder; in the run folder if left out.
 
@@ -363,6 +363,23 @@ def shipped(name: str) -> dict[str, Any]:
     return json.loads(place.read_text(encoding="utf-8"))
 
 
+def network_of(source: str) -> dict[str, Any] | None:
+    """Config of the encoder whose weights lie there, as `load_encoder` takes them; None where nothing there says it.
+
+    Raises:
+        ArgumentError: there is no tacit:NAME of that name.
+        RunError: a folder that is neither a run nor an exported encoder.
+        DataError: there is none of that name on the hub.
+    """
+    if source.endswith(".safetensors") or source.split(":")[0] in ("timm", "hf"):
+        return None
+    if source.startswith("tacit:"):
+        return dict(shipped(source)["encoder"])
+    if _is_exported(source):
+        return read_pretrained_config(source.removeprefix("hub:"))
+    return read_config(source).get("build", {}).get("encoder")
+
+
 def load(path: str | Path, *, encoder: nn.Module | None = None) -> Run:
     """Open a run folder; see `Run`.
 
@@ -395,8 +412,8 @@ def load_encoder(
     text = str(source)
     if text.split(":")[0] in ("timm", "hf"):
         return make_encoder(text, **({} if image_size is None else {"image_size": image_size})).eval()
-    if text.startswith("hub:") or _is_exported(Path(text)):
-        return _exported(text.removeprefix("hub:"))
+    if _is_exported(text):
+        return _exported(text, config)
     if text.startswith("tacit:"):
         size = {} if image_size is None else {"image_size": image_size}
         encoder = make_encoder(**(config or shipped(text)["encoder"] | size))
@@ -410,8 +427,7 @@ def load_encoder(
     if given is not None:
         return _filled(given, state, text)
     wanted = described.get("encoder")
-    if config is not None and (wanted is None or config["name"] != wanted["name"]):
-        raise ArgumentError(f"init={text!r}: its encoder is {wanted and wanted['name']}, not {config['name']}")
+    _expect_same_network(text, wanted, config)
     if described.get("system") is None or config is not None:
         if wanted is None:
             raise RunError(
@@ -421,21 +437,28 @@ def load_encoder(
     return _filled(encoder_of(rebuild(described)), state, text)
 
 
-def _is_exported(folder: Path) -> bool:
-    """Whether it is what `export(to="folder")` wrote, and no run."""
+def _is_exported(source: str) -> bool:
+    """Whether it is what `export(to="folder")` or `export(to="hub")` wrote, and no run."""
+    if source.startswith("hub:"):
+        return True
     try:
-        said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        said = json.loads((Path(source) / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False  # whoever takes it for a run says what is wrong with it
     return isinstance(said, dict) and said.get("library") == "tacit"
 
 
-def _exported(source: str) -> nn.Module:
-    from tacit.nn import modality_of, read_pretrained_config
+def _exported(source: str, config: Mapping[str, Any] | None) -> nn.Module:
+    place = source.removeprefix("hub:")
+    wanted = read_pretrained_config(place)
+    _expect_same_network(source, wanted, config)
+    return _filled(make_encoder(**(config or wanted)), read_pretrained_weights(place), source)
 
-    name = read_pretrained_config(source)["name"]
-    family = ImageEncoder if modality_of(name) == "image" else ItemEncoder
-    return family.from_pretrained(source)
+
+def _expect_same_network(source: str, has: Mapping[str, Any] | None, config: Mapping[str, Any] | None) -> None:
+    if config is not None and (has is None or config["name"] != has["name"]):
+        network = f"its network is {has['name']}" if has else "it holds no network that has a name"
+        raise ArgumentError(f"init={source!r}: {network}; expected one of {config['name']}")
 
 
 def _for_grey(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -121,10 +121,11 @@ class LearnSettings(BaseModel):
     )
     init: str | None = _setting(
         None,
-        "Start a new run from these weights: a run, a .safetensors file, tacit:small, timm:NAME or hf:NAME. "
+        "Start a new run from these weights: a run, an exported encoder (its folder or hub:USER/NAME), a .safetensors "
+        "file, tacit:small, timm:NAME or hf:NAME. "
         "(To go on with an unfinished run, give the same command again.)",
         group="Method and model",
-        expected="a run folder, a .safetensors file, tacit:small, timm:NAME or hf:NAME",
+        expected="a run or exported folder, hub:USER/NAME, a .safetensors file, tacit:small, timm:NAME or hf:NAME",
     )
     epochs: int | None = _setting(
         None,

@@ -14,7 +14,13 @@ from tacit.nn._diffusion import Diffusion
 from tacit.nn._dino_head import DINOHead
 from tacit.nn._distributed import gather, rank, world_size
 from tacit.nn._encoder import ImageEncoder
-from tacit.nn._encoders import encoder, encoder_arguments, modality_of, read_pretrained_config
+from tacit.nn._encoders import (
+    encoder,
+    encoder_arguments,
+    modality_of,
+    read_pretrained_config,
+    read_pretrained_weights,
+)
 from tacit.nn._energies import ClassifierEnergy, Energy, LikenessEnergy, MeasurementEnergy
 from tacit.nn._gradient_estimator import GradientEstimator
 from tacit.nn._graph import GIN, GraphEncoder
@@ -129,6 +135,7 @@ __all__ = [
     "random_masks",
     "rank",
     "read_pretrained_config",
+    "read_pretrained_weights",
     "relaxed_sort",
     "relaxed_top_k",
     "rising",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable
 from typing import Any
 
-from tacit.errors import unknown
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tacit.errors import DataError, unknown
 from tacit.nn import _build as images
 from tacit.nn import (
     _hub,
@@ -44,6 +49,9 @@ ENCODERS: dict[str, type[ItemEncoder | ImageEncoder]] = {
 Recorded evidence stands on `_build`, so a new name is added here.
 """
 
+OWN = {"dcgan": "tacit.generate._dcgan:DiscriminatorTrunk", "gedi": "tacit.cluster._gedi:EnergyTrunk"}
+"""Encoders that a system's file keeps to itself, and where: such files stand on this one, so import is put off."""
+
 SAID = {"depth", "source", "body"}
 """Arguments that the name says."""
 
@@ -71,13 +79,13 @@ def encoder(name: str, **config: Any) -> Any:
     >>> encoder("resnet8", image_size=16).dim, encoder("text-bag", dim=32).config["vocab_size"]
     (64, 8000)
     """
-    if name not in ENCODERS:
+    if name not in {**ENCODERS, **OWN}:
         return images.encoder(name, **config)
     known = encoder_arguments(name)
     for argument in config:
         if argument not in known:
             raise unknown(f"argument of {name}", argument, known)
-    return ENCODERS[name](**({"body": TEXT[name]} if name in TEXT else {}), **config)
+    return _class_of(name)(**({"body": TEXT[name]} if name in TEXT else {}), **config)
 
 
 def encoder_arguments(name: str) -> set[str]:
@@ -94,6 +102,18 @@ def read_pretrained_config(source: str, **download: Any) -> dict[str, Any]:
     return _hub._read_config(_hub._file(source, "config.json", download))
 
 
+def read_pretrained_weights(source: str, **download: Any) -> dict[str, Tensor]:
+    """The weights of an exported encoder, in a folder or on the hub.
+
+    Raises:
+        DataError: there are none, or they are damaged.
+    """
+    try:
+        return load_file(_hub._file(source, "model.safetensors", download))
+    except SafetensorError as error:
+        raise DataError(f"the weights in {source} are damaged: {error}") from error
+
+
 def modality_of(name: str) -> str:
     """What kind of data the encoder of this name reads: image, text, audio, series, table or graph.
 
@@ -104,4 +124,7 @@ def modality_of(name: str) -> str:
 
 
 def _class_of(name: str) -> Callable[..., Any]:
+    if name in OWN:
+        module, _, kind = OWN[name].partition(":")
+        return getattr(importlib.import_module(module), kind)
     return ENCODERS[name] if name in ENCODERS else images._builder(name)[0]
