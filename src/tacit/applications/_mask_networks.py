@@ -39,7 +39,7 @@ class TinyUNet(MaskNetwork):
     """A U-Net of three levels: what the coarse levels say of the object is drawn at the pixels of the fine ones."""
 
     def __init__(self, image_size: int, in_channels: int = 3, width: int = 16) -> None:
-        super().__init__("unet", 4 * width, image_size, in_channels, width)
+        super().__init__("mask-unet", 4 * width, image_size, in_channels, width)
         self.down1 = _block(in_channels, width)
         self.down2 = _block(width, 2 * width)
         self.middle = _block(2 * width, 4 * width)
@@ -64,7 +64,7 @@ class FullyConvolutional(MaskNetwork):
     """Convolutions at half the size, wider and wider apart, and a mask that is enlarged: no way back to the pixels."""
 
     def __init__(self, image_size: int, in_channels: int = 3, width: int = 16) -> None:
-        super().__init__("fcn", 2 * width, image_size, in_channels, width)
+        super().__init__("mask-fcn", 2 * width, image_size, in_channels, width)
         self.first = _block(in_channels, width, stride=2)
         self.wider = nn.Sequential(*(_block(f * width, 2 * width, dilation=d) for f, d in ((1, 1), (2, 2), (2, 4))))
         self.last = nn.Conv2d(2 * width, 1, 1)

@@ -49,7 +49,12 @@ ENCODERS: dict[str, type[ItemEncoder | ImageEncoder]] = {
 Recorded evidence stands on `_build`, so a new name is added here.
 """
 
-OWN = {"dcgan": "tacit.generate._dcgan:DiscriminatorTrunk", "gedi": "tacit.cluster._gedi:EnergyTrunk"}
+OWN = {
+    "dcgan": "tacit.generate._dcgan:DiscriminatorTrunk",
+    "gedi": "tacit.cluster._gedi:EnergyTrunk",
+    "mask-unet": "tacit.applications._mask_networks:TinyUNet",
+    "mask-fcn": "tacit.applications._mask_networks:FullyConvolutional",
+}
 """Encoders that a system's file keeps to itself, and where: such files stand on this one, so import is put off."""
 
 SAID = {"depth", "source", "body"}
