@@ -294,9 +294,9 @@ class Run:
         """Write the encoder alone.
 
         Args:
-            to: `safetensors`, the weights alone; `folder`, weights, config and card, which `tacit embed`,
-                `tacit learn --init` and `tacit.load_encoder` load again; or, of images, `onnx` (input: float images in [0, 1], (n, channels, size,
-                size), normalisation included; any n).
+            to: `safetensors`, the weights alone; `folder`, weights, config and card, which `tacit embed`, `tacit learn
+                --init` and `tacit.load_encoder` load again; or, of images, `onnx` (input: float images in [0, 1], (n,
+                channels, size, size), normalisation included; any n).
             path: of the file or folder; in the run folder if left out.
 
         Raises:
