@@ -45,7 +45,12 @@ def test_the_word_for_planted_runs(found, word):
 
 def test_a_held_out_loss_goes_before_the_training_loss():
     found = [line | {"held_out_loss": 9.0 - 5.0 / (line["step"] + 1)} for line in looks([5, 4, 3, 2, 1, 0.5])]
-    assert "to 8.17" in judge(found).reason
+    assert judge(found).reason == "the loss on held-out items has not fallen yet: 4 at first, 8.17 now"
+
+
+def test_the_reason_says_what_the_loss_did():
+    assert judge(looks([5.0, 4.0, 3.0])).reason == "the loss fell from 5 to 3"
+    assert judge(looks([5.0, 5.5, 5.2])).reason == "the loss has not fallen yet: 5 at first, 5.2 now"
 
 
 @pytest.mark.parametrize(("total", "batch_size", "n"), [(60, 16, 91), (511, 256, 10_000), (100_000, 256, 10**6)])

@@ -50,15 +50,16 @@ def judge(looks: Sequence[Look]) -> Verdict:
         return Verdict(COLLAPSING, f"effective rank fell from {ranks[0]:.1f} to {ranks[-1]:.1f}: items look alike")
     losses = [(look, _loss(look)) for look in looks if _loss(look) is not None]
     values = [loss for _, loss in losses]
+    loss = "the loss on held-out items" if any(_known(look, "held_out_loss") for look in looks) else "the loss"
     if len(values) >= 6 and _risen(values):
-        return Verdict(
-            UNSTABLE, f"the loss rose to {values[-1]:.3g} after {min(values):.3g}: lower lr or longer warm-up"
-        )
+        return Verdict(UNSTABLE, f"{loss} rose to {values[-1]:.3g} after {min(values):.3g}: lower lr or longer warm-up")
     if len(values) >= 8 and _settled(values) and _still(looks):
         return Verdict(FLAT, f"flat since epoch {losses[-5][0].get('epoch', 0):.0f}: more steps bring little")
     if len(values) < 3:
         return Verdict(LEARNING, "too early to tell more")
-    return Verdict(LEARNING, f"the loss fell from {values[0]:.3g} to {values[-1]:.3g}")
+    if values[-1] >= values[0]:
+        return Verdict(LEARNING, f"{loss} has not fallen yet: {values[0]:.3g} at first, {values[-1]:.3g} now")
+    return Verdict(LEARNING, f"{loss} fell from {values[0]:.3g} to {values[-1]:.3g}")
 
 
 def _collapsed(rank: float, start: float) -> bool:
