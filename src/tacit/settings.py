@@ -125,7 +125,7 @@ class LearnSettings(BaseModel):
         "file, tacit:small, timm:NAME or hf:NAME. "
         "(To go on with an unfinished run, give the same command again.)",
         group="Method and model",
-        expected="a run or exported folder, hub:USER/NAME, a .safetensors file, tacit:small, timm:NAME or hf:NAME",
+        expected="a run folder, an exported one, hub:USER/NAME, a .safetensors file, tacit:small, timm:NAME or hf:NAME",
     )
     epochs: int | None = _setting(
         None,
