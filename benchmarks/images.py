@@ -321,23 +321,30 @@ def choose(data, size, minutes):
     found = ranked(data, size, minutes)
     choices = [method for method in found if method not in FIXED]
     best = choices[0]
-    where = f"{scores_of(found[best])} on {data} at {size} pixels in {minutes} minutes of a 2-core CPU"
     most = max(SETS, key=lambda table: table[2])
     longest = ranked(*most)
     learned = next(method for method, line in longest.items() if line["batch_size"] is not None)
     first = next(iter(longest))
-    reason = f"best network of the longest table in docs/images.md: {scores_of(longest[learned])} on {most[0]}"
-    if first != learned:
-        reason += f" ({first}, which needs no steps: {scores_of(longest[first])})"
+    closed = [] if first == learned else [f"{first}, which needs no steps: {scores_of(longest[first])}"]
+    on_gpu = "; ".join([scores_of(longest[learned]), *closed, place_of(*most)])
+    on_cpu = f"{scores_of(found[best])} {place_of(data, size, minutes)}"
     chosen = [
-        {"device": "cpu", "method": best, "reason": f"best of {len(found)} in docs/images.md ({where})"},
-        {"device": "gpu", "method": learned, "reason": reason},
+        {"device": "cpu", "method": best, "reason": f"best of {len(found)} in docs/images.md ({on_cpu})"},
+        {
+            "device": "gpu",
+            "method": learned,
+            "reason": f"best network of the longest table in docs/images.md ({on_gpu})",
+        },
     ]
     write_auto("image", f"benchmarks/images.py table, {date.today()}", chosen, choices[:4])
 
 
 def scores_of(line):
     return f"k-NN {100 * line['knn']:.0f} %, linear {100 * line['linear']:.0f} %"
+
+
+def place_of(data, size, minutes):
+    return f"on {data} at {size} pixels in {minutes} minutes of a 2-core CPU"
 
 
 def main():

@@ -9,7 +9,7 @@ import torch
 from tacit.errors import ArgumentError, DataError, RunError
 from tacit.nn import ItemEncoder, encoder
 from tacit.publishing import write_folder
-from tacit.runs import load_encoder
+from tacit.runs import load_encoder, network_of
 
 TEXTS = ["a cat sat on a mat", "the dog ran home", "rain falls on hills", "snow in the north"] * 3
 
@@ -30,6 +30,17 @@ def test_an_encoder_of_images_comes_back(tmp_path):
     again = load_encoder(write_folder(made, tmp_path / "it", {}))
     x = np.zeros((2, 3, 16, 16), np.uint8)
     torch.testing.assert_close(again(again.prepare(x)), made(made.prepare(x)))
+
+
+def test_what_is_on_the_hub_comes_back(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    made = encoder("resnet8", width=4, image_size=16).eval()
+    place = write_folder(made, tmp_path / "it", {})
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, name: {"me/it": place / name}[repo])
+    assert network_of("hub:me/it") == made.config
+    found = load_encoder("hub:me/it").state_dict()
+    assert all(torch.equal(value, found[name]) for name, value in made.state_dict().items())
 
 
 def test_nothing_is_overwritten_and_nothing_foreign_is_written(tmp_path):

@@ -310,9 +310,7 @@ def _baseline_rows(
     made: Sequence[Plan], learned: Source, judged: Source, seed: int, out: Path, say: Callable[[str], None]
 ) -> list[Row]:
     say("the quick baselines")
-    compared = {one.recipe.method for one in made}
-    found = quick_baselines(learned, seed)
-    encoders = {name: each for name, each in found.items() if LEARNABLE.get(name) not in compared}
+    encoders = quick_baselines(learned, seed, but={one.recipe.method for one in made})
     with_encoder = [one for one in made if one.recipe.encoder is not None]
     if with_encoder:
         encoders["untrained"] = encoder_of(with_encoder[0].learner())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -305,8 +305,8 @@ QUICK = {
 """Kind of data -> closed forms that take seconds: what the report calls them, and their ids."""
 
 
-def quick_baselines(source: Source, seed: int) -> dict[str, nn.Module]:
-    """Encoders that take seconds: raw input, and closed forms fitted to a part of the data."""
+def quick_baselines(source: Source, seed: int, *, but: Collection[str] = ()) -> dict[str, nn.Module]:
+    """Encoders that take seconds: raw input, and closed forms fitted to a part of the data, `but` for these ids."""
     from tacit.building import build, read_columns
 
     n, modality = len(source), source.modality
@@ -319,6 +319,8 @@ def quick_baselines(source: Source, seed: int) -> dict[str, nn.Module]:
     if source.image_size:
         description["image_size"] = min(source.image_size, 32)
     for label, id in QUICK.get(modality, ()):
+        if id in but:
+            continue
         learner = build(id, description, arguments=_quick_arguments(id, columns), seed=seed)
         read = read_columns(learner, columns)
         some = Dataset({name: rows for name, rows in read.items() if not isinstance(rows, list)}, modality=modality)

@@ -7,8 +7,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tacit.errors import DataError, unknown
@@ -84,7 +82,7 @@ def encoder(name: str, **config: Any) -> Any:
     >>> encoder("resnet8", image_size=16).dim, encoder("text-bag", dim=32).config["vocab_size"]
     (64, 8000)
     """
-    if name not in {**ENCODERS, **OWN}:
+    if name not in ENCODERS and name not in OWN:
         return images.encoder(name, **config)
     known = encoder_arguments(name)
     for argument in config:
@@ -113,6 +111,9 @@ def read_pretrained_weights(source: str, **download: Any) -> dict[str, Tensor]:
     Raises:
         DataError: there are none, or they are damaged.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(_hub._file(source, "model.safetensors", download))
     except SafetensorError as error:
