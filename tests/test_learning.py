@@ -204,6 +204,7 @@ def test_init_starts_from_the_weights_of_a_run_or_an_exported_encoder(run, photo
     place = run.export("folder", tmp_path / "encoder") if exported else run.folder
     made = plan(LearnSettings(data=photos, init=str(place), out=str(tmp_path / "new"), **SMALL))
     assert any(line.startswith("model: ") and line.endswith(f"starting from {place}") for line in made.lines())
+    assert not any("in place of" in line for line in made.lines())  # a GPU would not take another network
     started = made.learner().encoder.state_dict()
     assert all(torch.equal(value, started[name]) for name, value in run.encoder.state_dict().items())
 

@@ -149,7 +149,8 @@ class Plan:
             lines.append(f"without effect, since a closed form takes no steps: {', '.join(unused)}")
         if self.steps and self.machine.device == "cpu":
             network = (self.recipe.encoder or {}).get("name", "")
-            change = f"{larger(network)} in place of {network}, and " if network and larger(network) != network else ""
+            free = network and self.settings.model == "auto" and self.settings.init is None  # nobody has chosen it
+            change = f"{larger(network)} in place of {network}, and " if free and larger(network) != network else ""
             lines.append(f"a GPU would change: {change}30 minutes if none are given")
         if self.recipe.changes:
             lines += ["changed from the paper's settings:", *(f"  {change}" for change in self.recipe.changes)]
